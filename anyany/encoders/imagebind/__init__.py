@@ -1,0 +1,1 @@
+"""ImageBind in plain PyTorch, under the published parameter names."""

@@ -1,0 +1,1 @@
+"""Media to tensors, without weights: equal to ImageBind's published preprocessing."""

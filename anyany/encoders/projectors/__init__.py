@@ -1,0 +1,1 @@
+"""Input projectors: encoder features to language-model tokens."""
