@@ -1,0 +1,416 @@
+"""The batch executor: requests -> stages -> micro-batches -> replies.
+
+A window of requests goes through three stages: encode all media, run the language model over all
+prompts, decode all signal spans, grouped by modality and settings. A request that cannot be
+carried out fails alone. API, CLI and server all run through here.
+
+Shapes: T tokens of a prompt, S tokens of a span, D language width.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from anyany.bridges import Bridge, Layout, user_media
+from anyany.decoders import (
+    Condition,
+    OutputProjector,
+    part_generator,
+    to_frames,
+    to_pil,
+)
+from anyany.errors import AnyAnyError, Cancelled, PromptError, ResourceError, UsageError
+from anyany.language import (
+    Decoded,
+    DecodeRequest,
+    DecodeSettings,
+    Sampling,
+    Span,
+    TextDelta,
+    TextPiece,
+    check_request,
+    generate_iter,
+    without_oldest_turn,
+)
+from anyany.messages import (
+    AudioPart,
+    ImagePart,
+    Message,
+    Modality,
+    Part,
+    Reply,
+    TextPart,
+    VideoPart,
+)
+
+WINDOW: Final = 64  # requests whose media and prompts are in memory together
+
+
+@dataclass(frozen=True)
+class DenoisingStep:
+    """One step of one micro-batch of a decoder is done.
+
+    Args:
+        modality: of the decoder.
+        index: of the part among the reply's parts of its modality.
+        step: from 1.
+        total: steps in all.
+    """
+
+    modality: Modality
+    index: int
+    step: int
+    total: int
+
+
+@dataclass(frozen=True, eq=False)
+class PartReady:
+    """A part of the reply is finished.
+
+    Args:
+        part: it.
+        index: its place among the reply's parts.
+    """
+
+    part: Part
+    index: int
+
+
+Event: TypeAlias = TextDelta | Span | DenoisingStep | PartReady
+ConditionSource: TypeAlias = Literal["signal", "caption"]
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """One conversation to answer.
+
+    Args:
+        messages: its turns; the last is the user's.
+        outputs: exactly these modalities must come; None = the model chooses.
+        max_new_tokens: most tokens of the reply, signal tokens included.
+        sampling: of the text; greedy by default.
+        seed: resolved; decides every byte of the media.
+        decoding: per modality, what overrides the decoder's default preset.
+        condition: what decoders are told: the signal tokens' states, or the caption in words that
+            stands before them.
+        truncate: "oldest_turns" drops turns of an over-long conversation; None = an error.
+        on_event: told text, spans, denoising steps and parts as they come.
+        cancelled: asked between steps; True ends the reply with what is there.
+    """
+
+    messages: tuple[Message, ...]
+    outputs: frozenset[Modality] | None = None
+    max_new_tokens: int = 128
+    sampling: Sampling = field(default_factory=Sampling)
+    seed: int = 0
+    decoding: Mapping[Modality, Mapping[str, Any]] = field(default_factory=dict)
+    condition: ConditionSource = "signal"
+    truncate: Literal["oldest_turns"] | None = None
+    on_event: Callable[[Event], None] | None = None
+    cancelled: Callable[[], bool] | None = None
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """How work shares the machine.
+
+    Args:
+        language: rows decoded side by side, spans of a reply.
+        batch_invariant: bytes do not depend on neighbours; False is faster in batches.
+        micro_batch: parts a decoder call; None = the device's own number.
+    """
+
+    language: DecodeSettings = field(default_factory=DecodeSettings)
+    batch_invariant: bool = True
+    micro_batch: int | None = None
+
+
+@dataclass
+class _Job:
+    """A request on its way."""
+
+    number: int
+    request: Request
+    started: float
+    media: dict[int, Tensor] = field(default_factory=dict)  # projected, [M, D] by index
+    layout: Layout | None = None
+    prompt: Tensor | None = None  # [T, D]
+    decoded: Decoded | None = None
+    made: dict[int, Part] = field(default_factory=dict)  # by place among the pieces
+    timings: dict[str, float] = field(default_factory=dict)
+    error: AnyAnyError | None = None
+    stopped: bool = False
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage, and keep a failure to this job."""
+        began = time.perf_counter()
+        try:
+            yield
+        except Cancelled:
+            self.stopped = True
+        except AnyAnyError as error:
+            self.error = error
+        except (torch.OutOfMemoryError, MemoryError):
+            self.error = ResourceError(
+                f"out of memory in {name}: shorten the request, or lower rows or micro_batch"
+            )
+        finally:
+            spent = time.perf_counter() - began
+            self.timings[name] = self.timings.get(name, 0.0) + spent
+
+    @property
+    def open(self) -> bool:
+        """Whether there is still something to do."""
+        return self.error is None and not self.stopped
+
+    def tell(self, event: Event) -> None:
+        if self.request.on_event is not None:
+            self.request.on_event(event)
+
+
+class Engine:
+    """Runs requests over one composed model.
+
+    Args:
+        bridge: encoders, input projectors, language model.
+        decoders: modality -> decoder.
+        output_projectors: modality -> output projector, for the decoders' modalities.
+        settings: how work shares the machine.
+        annotate: adds provenance to a finished part: (request, part, index of its modality).
+    """
+
+    def __init__(
+        self,
+        bridge: Bridge,
+        decoders: Mapping[Modality, Any],
+        output_projectors: Mapping[str, nn.Module],
+        settings: EngineSettings | None = None,
+        annotate: Callable[[Request, Part, int], Part] | None = None,
+    ) -> None:
+        self.bridge = bridge
+        self.decoders = decoders
+        self.output_projectors = output_projectors
+        self.settings = settings or EngineSettings()
+        self.annotate = annotate
+
+    def run(self, requests: Iterable[Request]) -> Iterator[tuple[int, Reply | AnyAnyError]]:
+        """Answer requests window by window, in bounded memory.
+
+        Yields:
+            A request's number and its reply, or the error for which it alone failed; in order
+            within a window's groups, not over all.
+        """
+        numbered = enumerate(requests)
+        while window := list(itertools.islice(numbered, WINDOW)):
+            jobs = [_Job(n, request, time.perf_counter()) for n, request in window]
+            with torch.no_grad():
+                for job in jobs:
+                    self._encode(job)
+                self._language([job for job in jobs if job.open])
+                self._decode([job for job in jobs if job.open])
+            for job in jobs:
+                yield job.number, job.error or self._reply(job)
+
+    def _encode(self, job: _Job) -> None:
+        """Media to embeddings, and the whole prompt."""
+        with job.stage("encode"):
+            request = job.request
+            self._check_modalities(request)
+            messages = list(request.messages)
+            while True:
+                try:
+                    self._lay_out(job, messages)
+                    check_request(self.bridge.language, self._decode_request(job))
+                    return
+                except PromptError:
+                    budget = self.bridge.language.context_length - request.max_new_tokens
+                    too_long = job.layout is not None and len(job.layout) > budget
+                    if request.truncate is None or not too_long:
+                        raise
+                    messages = without_oldest_turn(messages)
+
+    def _lay_out(self, job: _Job, messages: Sequence[Message]) -> None:
+        parts = user_media(messages)
+        job.media = {
+            index: self.bridge.project(self.bridge.encode(self.bridge.prepare(part)))
+            for index, part in parts.items()
+        }
+        job.layout = self.bridge.layout(messages, job.media)
+        job.prompt = self.bridge.embed(job.layout, job.media)
+
+    def _check_modalities(self, request: Request) -> None:
+        wanted = (request.outputs or frozenset()) | set(request.decoding)
+        missing = sorted(wanted - {"text"} - set(self.decoders))
+        if missing:
+            raise UsageError(
+                f"expected outputs among text, {', '.join(self.decoders)}; got {missing[0]}: this "
+                "system has no decoder for it"
+            )
+
+    def _decode_request(self, job: _Job) -> DecodeRequest:
+        request = job.request
+        assert job.prompt is not None
+        return DecodeRequest(
+            job.prompt,
+            request.outputs,
+            request.max_new_tokens,
+            request.sampling,
+            on_event=request.on_event,
+            cancelled=request.cancelled,
+            layout=job.layout,
+        )
+
+    def _language(self, jobs: Sequence[_Job]) -> None:
+        """All prompts through the one decode loop."""
+        if not jobs:
+            return
+        began = time.perf_counter()
+        settings = replace(
+            self.settings.language, batch_invariant=self.settings.batch_invariant
+        )
+        try:
+            answers = generate_iter(
+                self.bridge.language, [self._decode_request(job) for job in jobs], settings
+            )
+            for index, decoded in answers:
+                jobs[index].decoded = decoded
+                jobs[index].stopped = decoded.finish_reason == "cancelled"
+                jobs[index].timings["language"] = time.perf_counter() - began
+        except (torch.OutOfMemoryError, MemoryError):
+            for job in jobs:
+                if job.decoded is None:
+                    job.error = ResourceError(
+                        "out of memory in the language model: shorten the request, or lower rows"
+                    )
+
+    def _decode(self, jobs: Sequence[_Job]) -> None:
+        """All spans through their decoders; alike ones together where batching is allowed."""
+        for modality in self.decoders:
+            work = [
+                (job, place, index)
+                for job in jobs
+                for index, place in enumerate(_places(job, modality))
+            ]
+            if self.settings.batch_invariant:
+                groups = [[item] for item in work]
+            else:
+                alike: dict[str, list[tuple[_Job, int, int]]] = {}
+                for item in work:
+                    alike.setdefault(repr(item[0].request.decoding.get(modality)), []).append(item)
+                size = self.settings.micro_batch or 16
+                groups = [g[i : i + size] for g in alike.values() for i in range(0, len(g), size)]
+            for group in groups:
+                self._decode_group(modality, [item for item in group if item[0].open])
+
+    def _decode_group(self, modality: Modality, group: list[tuple[_Job, int, int]]) -> None:
+        if not group:
+            return
+        decoder = self.decoders[modality]
+        first, _, first_index = group[0]
+        overrides = dict(first.request.decoding.get(modality, {}))
+        steps = decoder.run_settings(overrides).num_inference_steps
+
+        def callback(step: int, timestep: int, latents: Tensor) -> None:
+            for job, _, index in group:
+                job.tell(DenoisingStep(modality, index, step + 1, steps))
+
+        def cancelled() -> bool:
+            return len(group) == 1 and bool(first.request.cancelled and first.request.cancelled())
+
+        with first.stage(f"decode.{modality}"):
+            condition = Condition.stack(
+                [self._condition(job, place, modality) for job, place, _ in group]
+            )
+            generators = [part_generator(job.request.seed, modality, i) for job, _, i in group]
+            media = decoder.decode_batch(
+                condition,
+                generators,
+                batch_invariant=self.settings.batch_invariant,
+                micro_batch=self.settings.micro_batch,
+                callback=callback,
+                cancel=cancelled,
+                **overrides,
+            )
+            for row, (job, place, index) in enumerate(group):
+                part = _media_part(decoder, media[row : row + 1])
+                part = self.annotate(job.request, part, index) if self.annotate else part
+                job.made[place] = part
+                job.tell(PartReady(part, place))
+        for job, _, _ in group[1:]:  # they share the fate and the time of their micro-batch
+            job.error = first.error
+            spent = first.timings[f"decode.{modality}"]
+            job.timings[f"decode.{modality}"] = spent
+
+    def _condition(self, job: _Job, place: int, modality: Modality) -> Condition:
+        assert job.decoded is not None
+        span = job.decoded.pieces[place]
+        assert isinstance(span, Span)
+        if job.request.condition == "caption":
+            said: Condition = self.decoders[modality].encode_captions([_caption(job, place)])
+            return said
+        projector = self.output_projectors[modality]
+        assert isinstance(projector, OutputProjector)
+        signal_hidden = (span.hidden + span.embeddings)[None]  # [1, S, D]
+        dtype = next(projector.parameters()).dtype
+        told: Condition = projector(signal_hidden.to(dtype))
+        return told
+
+    def _reply(self, job: _Job) -> Reply:
+        request, decoded = job.request, job.decoded
+        pieces = decoded.pieces if decoded else ()
+        with_text = request.outputs is None or "text" in request.outputs
+        parts: list[Part] = []
+        for place, piece in enumerate(pieces):
+            if place in job.made:
+                parts.append(job.made[place])
+            elif isinstance(piece, TextPiece) and with_text and piece.text.strip():
+                parts.append(TextPart(piece.text.strip()))
+        reason: Literal["stop", "length", "cancelled"] = (
+            "cancelled" if job.stopped or decoded is None else decoded.finish_reason
+        )
+        timings = {**job.timings, "total": time.perf_counter() - job.started}
+        return Reply(
+            tuple(parts),
+            raw_text=decoded.text.strip() if decoded else "",
+            seed=request.seed,
+            timings=timings,
+            token_ids=decoded.token_ids if decoded else (),
+            finish_reason=reason,
+        )
+
+
+def _places(job: _Job, modality: Modality) -> list[int]:
+    """Where the reply's spans of a modality stand among its pieces."""
+    pieces = job.decoded.pieces if job.decoded else ()
+    return [
+        place
+        for place, piece in enumerate(pieces)
+        if isinstance(piece, Span) and piece.modality == modality
+    ]
+
+
+def _caption(job: _Job, place: int) -> str:
+    """The words before a span in the reply, else the request's own last words."""
+    assert job.decoded is not None
+    for piece in reversed(job.decoded.pieces[:place]):
+        if isinstance(piece, TextPiece) and piece.text.strip():
+            return piece.text.strip()
+    return job.request.messages[-1].text
+
+
+def _media_part(decoder: Any, media: Tensor) -> Part:
+    """What a decoder made, as a part: [1, ...] in its own shape."""
+    if decoder.modality == "image":
+        return ImagePart(to_pil(media)[0])
+    if decoder.modality == "video":
+        return VideoPart(to_frames(media)[0], decoder.frames_per_second)
+    return AudioPart(media.cpu().numpy(), decoder.sample_rate)

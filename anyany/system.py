@@ -1,0 +1,468 @@
+"""AnyToAny: the composed model and its public face.
+
+    model = AnyToAny.from_pretrained("pocket")
+    reply = model.generate(["what is this?", Image.open("bell.png")], outputs={"text"}, seed=7)
+    for reply in model.generate_batch(requests): ...
+"""
+
+from __future__ import annotations
+
+import functools
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from pathlib import Path
+from typing import Any, Final, Literal, Self, cast
+
+import torch
+from torch import nn
+
+from anyany import system_files
+from anyany.bridges import Bridge
+from anyany.decoders import OutputProjector
+from anyany.engine import ConditionSource, Engine, EngineSettings, Event, Request
+from anyany.errors import AnyAnyError, CheckpointError, UsageError
+from anyany.language import LanguageModel, Sampling
+from anyany.media import Provenance
+from anyany.messages import (
+    MEDIA_MODALITIES,
+    MODALITIES,
+    MediaPart,
+    Modality,
+    Part,
+    Reply,
+    to_messages,
+)
+from anyany.overrides import resolve_overrides
+from anyany.records import RecordContext, make_record, request_from_record
+from anyany.system_config import SystemConfig
+
+DEFAULT_MAX_NEW_TOKENS: Final = 128
+CPU_THREADS: Final = 2  # part of an output's identity: one thread and two never agree to the bit
+
+
+class AnyToAny:
+    """Any mix of text, images, video and audio in; any mix of them out.
+
+    Build one with `from_pretrained`, or from parts.
+
+    Args:
+        config: what it is made of.
+        bridge: encoders, input projectors and language model.
+        decoders: modality -> decoder.
+        output_projectors: modality -> output projector.
+        settings: how work shares the machine.
+        folder: where it was loaded from, if anywhere.
+    """
+
+    def __init__(
+        self,
+        config: SystemConfig,
+        bridge: Bridge,
+        decoders: Mapping[Modality, Any],
+        output_projectors: Mapping[str, OutputProjector],
+        *,
+        settings: EngineSettings | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        self.config = config
+        self.bridge = bridge
+        self.decoders = dict(decoders)
+        self.output_projectors = nn.ModuleDict(dict(output_projectors))
+        self.settings = settings or EngineSettings()
+        self.folder = folder
+        for module in (self.bridge, self.output_projectors):
+            module.eval()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        dtype: str | None = None,
+        device: str = "auto",
+        quantization: str | None = None,
+        revision: str | None = None,
+        batch_invariant: bool = True,
+        threads: int | None = CPU_THREADS,
+        settings: EngineSettings | None = None,
+    ) -> Self:
+        """Load a system.
+
+        Args:
+            source: "pocket"; a folder written by `save_pretrained`; or a Hub repository of one.
+            dtype: float32, bfloat16 or float16; None = float32 on the CPU, else bfloat16.
+            device: where to run; "auto" takes CUDA if it is there.
+            quantization: int8 or nf4 for the language model (needs bitsandbytes).
+            revision: of a Hub repository.
+            batch_invariant: bytes do not depend on neighbours; see EngineSettings.
+            threads: of torch on the CPU, set for the process; None leaves them as they are.
+            settings: how work shares the machine; overrides `batch_invariant`.
+
+        Raises:
+            CheckpointError: weights are missing, torn, refused or do not fit.
+            ConfigError: the configuration is wrong.
+        """
+        folder = system_files.find(source, revision=revision)
+        place = torch.device(_auto_device() if device == "auto" else device)
+        if place.type == "cpu" and threads is not None:
+            torch.set_num_threads(threads)
+        parts = system_files.load(
+            folder,
+            dtype=dtype or ("float32" if place.type == "cpu" else "bfloat16"),
+            device=place,
+            quantization=quantization,
+        )
+        return cls(
+            parts.config,
+            parts.bridge,
+            parts.decoders,
+            parts.output_projectors,
+            settings=settings or EngineSettings(batch_invariant=batch_invariant),
+            folder=folder,
+        )
+
+    @classmethod
+    def from_config(cls, config: SystemConfig, *, device: str = "meta") -> Self:
+        """Build a system with random weights, or with none on "meta", to count and to measure."""
+        parts = system_files.build(config, torch.device(device))
+        return cls(parts.config, parts.bridge, parts.decoders, parts.output_projectors)
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write the system: config.json, tuned parts, frozen components, and a manifest of sums.
+
+        Raises:
+            ResourceError: the disk is full.
+        """
+        return system_files.save(
+            Path(folder),
+            config=self.config,
+            bridge=self.bridge,
+            decoders=self.decoders,
+            output_projectors=self.output_projectors,
+            source=self.folder,
+        )
+
+    @property
+    def language(self) -> LanguageModel:
+        """The language model."""
+        return self.bridge.language
+
+    @property
+    def device(self) -> torch.device:
+        """Where the language model is."""
+        return self.language.device
+
+    def num_parameters(self) -> dict[str, int]:
+        """Parameters per part."""
+        rows = sum(p.numel() for p in self.language.rows.parameters())
+        adapter = sum(p.numel() for p in self.language.adapter.trainable())
+        counts = {
+            "encoder": _count(self.bridge.encoders),
+            "input_projector": _count(self.bridge.projectors),
+            "language": _count(self.language.lm) - adapter,
+            "adapter": adapter,
+            "signal_rows": rows,
+        }
+        for modality, projector in self.output_projectors.items():
+            counts[f"output_projectors.{modality}"] = _count(projector)
+        for modality, decoder in self.decoders.items():
+            counts[f"decoders.{modality}"] = _count(decoder)
+        return counts
+
+    def generate(
+        self,
+        prompt: object,
+        *,
+        outputs: Iterable[Modality] | None = None,
+        modalities: Iterable[Modality] | None = None,
+        seed: int | None = None,
+        max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        condition: ConditionSource = "signal",
+        truncate: Literal["oldest_turns"] | None = None,
+        on_event: Callable[[Event], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+        **decoding: Any,
+    ) -> Reply:
+        """Answer one prompt.
+
+        Args:
+            prompt: text; a part; a list of text, pictures, Paths and parts; a list of Message; or
+                a chat of {"role", "content"} turns.
+            outputs: exactly these modalities must come; None = the model chooses.
+            modalities: OpenAI's name for `outputs`.
+            seed: decides every byte of the reply; None = drawn, and told in the reply.
+            max_new_tokens: most tokens of the reply, signal tokens included.
+            temperature: of the text; 0 = greedy.
+            top_k: draw among this many best; 0 = all.
+            top_p: draw among the best that together reach this probability.
+            condition: "signal" or "caption", what the decoders are told.
+            truncate: "oldest_turns" to drop turns of an over-long conversation.
+            on_event: told text deltas, spans, denoising steps and finished parts as they come.
+            cancelled: asked between steps; True ends the reply with what is there.
+            decoding: `image={"num_inference_steps": 20}` and so on; flat names such as
+                `num_inference_steps=20` where only one medium can be meant.
+
+        Returns:
+            The reply, its parts in the order in which the model wrote them.
+
+        Raises:
+            PromptError: the prompt is empty or too long, or the budget too small.
+            MediaError: an input file cannot be used.
+            UsageError: an argument is off.
+            ResourceError: memory ran out.
+        """
+        request = self.request(
+            prompt,
+            outputs=outputs if outputs is not None else modalities,
+            seed=seed,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            condition=condition,
+            truncate=truncate,
+            on_event=on_event,
+            cancelled=cancelled,
+            **decoding,
+        )
+        ((_, answer),) = self._engine().run([request])
+        if isinstance(answer, AnyAnyError):
+            raise answer
+        return answer
+
+    def generate_batch(
+        self,
+        requests: Iterable[Request | Mapping[str, Any] | object],
+        *,
+        errors: Literal["raise", "return"] = "raise",
+        **common: Any,
+    ) -> Iterator[Reply | AnyAnyError]:
+        """Answer any mix of requests, batched by stage; replies come in the requests' order.
+
+        Args:
+            requests: prompts as `generate` takes them; mappings {"prompt": ..., "seed": ...} of
+                `generate`'s arguments; or what `request` made.
+            errors: "return" yields the error of a request that cannot be carried out in its place;
+                "raise" raises it there.
+            common: arguments of `generate` for all that do not give their own.
+
+        Yields:
+            A reply per request, bounded memory however many there are.
+        """
+        prepared = (self._prepare(item, common, errors) for item in requests)
+        for answer in self._answers(prepared):
+            if isinstance(answer, AnyAnyError) and errors == "raise":
+                raise answer
+            yield answer
+
+    def __call__(
+        self,
+        text: object = None,
+        *,
+        images: object = None,
+        videos: object = None,
+        audio: object = None,
+        generation_mode: Modality | None = None,
+        max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
+        return_full_text: bool = False,
+        generate_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> list[dict[str, Any]]:
+        """The call style of transformers' any-to-any pipeline.
+
+        Args:
+            text: a prompt, a chat, or a list of either.
+            images: one picture (or Path), or a list, that goes before the text; likewise `videos`
+                and `audio`.
+            generation_mode: the one modality wanted; None = the model chooses.
+            max_new_tokens: most tokens of each reply.
+            return_full_text: put the prompt's text before the generated text.
+            generate_kwargs: further arguments of `generate`; keywords beside them likewise.
+
+        Returns:
+            One {"input_text", "generated_text", "generated_image", ...} per prompt, with a key for
+            every modality that came; several media of one modality come as a list.
+        """
+        prompts = _pipeline_prompts(text, {"images": images, "videos": videos, "audio": audio})
+        arguments = {**(generate_kwargs or {}), **kwargs, "max_new_tokens": max_new_tokens}
+        if generation_mode is not None:
+            arguments["outputs"] = {generation_mode}
+        replies = cast("Iterator[Reply]", self.generate_batch(prompts, **arguments))
+        return [
+            _pipeline_record(prompt, reply, full=return_full_text)
+            for prompt, reply in zip(prompts, replies, strict=True)
+        ]
+
+    def request(
+        self,
+        prompt: object,
+        *,
+        outputs: Iterable[Modality] | None = None,
+        seed: int | None = None,
+        max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        condition: ConditionSource = "signal",
+        truncate: Literal["oldest_turns"] | None = None,
+        on_event: Callable[[Event], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+        **decoding: Any,
+    ) -> Request:
+        """Check and resolve what `generate` takes, without computing anything.
+
+        Raises:
+            PromptError, MediaError, UsageError: as `generate`.
+        """
+        wanted = None if outputs is None else _check_outputs(outputs)
+        if condition not in ("signal", "caption"):
+            raise UsageError(f'expected condition "signal" or "caption"; got {condition!r}')
+        if truncate not in (None, "oldest_turns"):
+            raise UsageError(f'expected truncate "oldest_turns" or None; got {truncate!r}')
+        resolved = secrets.randbits(32) if seed is None else _check_seed(seed)
+        return Request(
+            tuple(to_messages(prompt)),
+            wanted,
+            max_new_tokens,
+            Sampling(temperature, top_k, top_p, resolved),
+            resolved,
+            resolve_overrides(decoding, self.decoders, wanted),
+            condition,
+            truncate,
+            on_event,
+            cancelled,
+        )
+
+    def regenerate(self, record: Provenance, inputs: Mapping[str, MediaPart]) -> MediaPart:
+        """Make a part again from its record; the same bytes on the same machine and versions.
+
+        Args:
+            record: of a file that this system wrote.
+            inputs: the request's media by their content hash.
+
+        Raises:
+            UsageError: the record is redacted, of another model, or an input is missing.
+        """
+        if record.model_sha256 != self.model_sha256:
+            raise CheckpointError(
+                f"expected the weights that made the file ({record.model} "
+                f"{record.model_sha256[:12]}); got {self.config.name} {self.model_sha256[:12]}"
+            )
+        request = request_from_record(record, inputs)
+        ((_, answer),) = self._engine().run([request])
+        if isinstance(answer, AnyAnyError):
+            raise answer
+        made = [part for part in answer.parts if part.modality == record.modality]
+        return cast("MediaPart", made[record.index])
+
+    @functools.cached_property
+    def model_sha256(self) -> str:
+        """Hash of all weights: of the folder's manifest, else of the tensors in memory."""
+        return system_files.weights_sha256(
+            self.folder, [self.bridge, self.output_projectors, *self.decoders.values()]
+        )
+
+    def _engine(self) -> Engine:
+        return Engine(
+            self.bridge,
+            self.decoders,
+            cast("Mapping[str, nn.Module]", self.output_projectors),
+            self.settings,
+            self._annotate,
+        )
+
+    def _annotate(self, request: Request, part: Part, index: int) -> Part:
+        context = RecordContext(
+            self.config, self.model_sha256, self.decoders, self.settings, self.device
+        )
+        return make_record(context, request, part, index)
+
+    def _prepare(
+        self, item: object, common: Mapping[str, Any], errors: str
+    ) -> Request | AnyAnyError:
+        try:
+            if isinstance(item, Request):
+                return item
+            if isinstance(item, Mapping) and "prompt" in item:
+                return self.request(**{**common, **item})
+            return self.request(item, **common)
+        except AnyAnyError as error:
+            if errors == "raise":
+                raise
+            return error
+
+    def _answers(self, prepared: Iterator[Request | AnyAnyError]) -> Iterator[Reply | AnyAnyError]:
+        """In order: the engine numbers only the requests that it gets."""
+        window = _window_size()
+        while batch := [item for _, item in zip(range(window), prepared, strict=False)]:
+            good = [item for item in batch if isinstance(item, Request)]
+            answers = dict(self._engine().run(good))
+            numbers = iter(range(len(good)))
+            for item in batch:
+                yield item if isinstance(item, AnyAnyError) else answers[next(numbers)]
+
+
+def _window_size() -> int:
+    from anyany.engine import WINDOW
+
+    return WINDOW
+
+
+def _auto_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _check_outputs(outputs: Iterable[Modality]) -> frozenset[Modality]:
+    wanted: Set[Any] = frozenset({outputs} if isinstance(outputs, str) else outputs)
+    strange = sorted(str(item) for item in wanted - set(MODALITIES))
+    if strange:
+        raise UsageError(
+            f"expected outputs among {', '.join(MODALITIES)}; got {strange[0]!r}"
+        )
+    return frozenset(wanted)
+
+
+def _check_seed(seed: object) -> int:
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise UsageError(f"expected a seed from 0 to 2**63 - 1; got {seed!r}")
+    return seed
+
+
+def _pipeline_prompts(text: object, media: Mapping[str, object]) -> list[object]:
+    is_batch = isinstance(text, Sequence) and not isinstance(text, str) and len(text) > 0
+    if is_batch and not isinstance(cast("Sequence[object]", text)[0], str | Sequence):
+        is_batch = False  # one chat, or one list of parts
+    if any(item is not None for item in media.values()):
+        if is_batch:
+            raise UsageError("expected one text beside images, videos or audio; got a list")
+        parts: list[object] = []
+        for item in media.values():
+            parts += item if isinstance(item, list) else [] if item is None else [item]
+        return [[*parts, text] if text is not None else parts]
+    return list(cast("Sequence[object]", text)) if is_batch else [text]
+
+
+def _pipeline_record(prompt: object, reply: Reply, *, full: bool) -> dict[str, Any]:
+    record: dict[str, Any] = {"input_text": prompt}
+    if reply.text or not reply.parts:
+        asked = to_messages(prompt)[-1].text if full else ""
+        record["generated_text"] = f"{asked} {reply.text}".strip()
+    made: dict[str, list[Any]] = {
+        "image": [part.image for part in reply.images],
+        "video": [part.frames for part in reply.videos],
+        "audio": [part.waveform for part in reply.audios],
+    }
+    for modality in MEDIA_MODALITIES:
+        if items := made[modality]:
+            record[f"generated_{modality}"] = items[0] if len(items) == 1 else items
+    return record
+
+
+__all__ = ["AnyToAny", "Event", "Request", "SystemConfig"]

@@ -1,0 +1,439 @@
+"""A system's folder: config.json, tuned parts, frozen components and a manifest of sums.
+
+    config.json                     SystemConfig
+    manifest.json                   file -> bytes, sha256
+    input_projector/NAME.safetensors
+    output_projectors/MODALITY.safetensors
+    signal_rows.safetensors
+    adapter/                        a peft folder, if there is one
+    encoder/imagebind.safetensors   the frozen components, or wherever config.json says
+    language/                       transformers layout
+    decoders/MODALITY/              diffusers layout
+
+Only safetensors are read; names and shapes must fit to the last one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final, cast
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from anyany.bridges import Bridge
+from anyany.config import from_dict, to_dict
+from anyany.decoders import (
+    AudioDecoder,
+    ConditionSpec,
+    ImageDecoder,
+    OutputProjector,
+    VideoDecoder,
+    load_decoder_config,
+)
+from anyany.encoders import (
+    ImageBind,
+    ImageBindEncoder,
+    load_imagebind,
+    load_projector,
+    save_projector,
+)
+from anyany.errors import CheckpointError, ConfigError, ResourceError
+from anyany.language import LanguageModel, LoraAdapter
+from anyany.messages import Modality
+from anyany.system_config import SystemConfig, load_system_config, system_names
+
+CONFIG: Final = "config.json"
+MANIFEST: Final = "manifest.json"
+ROWS: Final = "signal_rows.safetensors"
+PACKAGED: Final = ("pocket",)
+DECODERS: Final[Mapping[str, Any]] = {
+    "image": ImageDecoder,
+    "video": VideoDecoder,
+    "audio": AudioDecoder,
+}
+_DTYPES: Final = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+@dataclass(eq=False)
+class Parts:
+    """The parts of a system."""
+
+    config: SystemConfig
+    bridge: Bridge
+    decoders: dict[Modality, Any]
+    output_projectors: dict[str, OutputProjector]
+
+
+def find(source: str | Path, *, revision: str | None = None) -> Path:
+    """The folder of a system.
+
+    Args:
+        source: a packaged name, a folder, or a Hub repository "owner/name".
+        revision: of a Hub repository.
+
+    Raises:
+        CheckpointError: nothing is there; the line says how to get it.
+    """
+    if str(source) in PACKAGED:
+        folder = Path(str(files("anyany") / "assets" / str(source)))
+    elif str(source) in system_names():
+        raise CheckpointError(
+            f"{source} has a configuration but no weights here: import the published checkpoint "
+            f"into a folder and give that folder (docs/systems.md)"
+        )
+    elif not Path(source).exists() and _is_repository(source):
+        folder = _download(str(source), revision)
+    else:
+        folder = Path(source)
+    if not (folder / CONFIG).is_file():
+        raise CheckpointError(
+            f"expected one of {', '.join(PACKAGED)}, or a folder with {CONFIG}; got "
+            f"{folder.name!r}, which has none"
+        )
+    return folder
+
+
+def load(
+    folder: Path, *, dtype: str, device: torch.device, quantization: str | None = None
+) -> Parts:
+    """Read a system's folder.
+
+    Raises:
+        CheckpointError: weights are missing, torn or do not fit.
+        ConfigError: config.json is wrong.
+    """
+    if dtype not in _DTYPES:
+        raise ConfigError(f"dtype: expected one of {', '.join(_DTYPES)}; got {dtype!r}")
+    config = read_config(folder)
+    imagebind = load_imagebind(
+        folder / config.encoder.source, config.encoder.imagebind, dtype=_DTYPES[dtype]
+    )
+    imagebind.eval().to(device)
+    language_config = replace(
+        config.language,
+        source=str(_inside(folder, config.language.source)),
+        dtype=dtype,
+        quantization=quantization,
+    )
+    language = LanguageModel.from_pretrained(language_config, device=device)
+    _load_rows(language, folder / ROWS)
+    if isinstance(language.adapter, LoraAdapter):
+        language.adapter.load(folder / "adapter")
+        if quantization is None:
+            language.adapter.merge()
+    bridge = _bridge(config, imagebind, language)
+    for name in bridge.projectors:
+        path = folder / "input_projector" / f"{name}.safetensors"
+        bridge.projectors[name] = load_projector(path, config.bridge.projector)
+    bridge.projectors.to(device, _DTYPES[dtype])
+    decoders: dict[Modality, Any] = {}
+    projectors: dict[str, OutputProjector] = {}
+    for modality, entry in config.decoders.items():
+        decoder = DECODERS[modality].from_pretrained(
+            _inside(folder, entry.source), dtype=_DTYPES[dtype], device=device
+        )
+        decoders[cast("Modality", modality)] = decoder
+        projector = _output_projector(config, modality, language.language_dim, decoder.condition)
+        _load_output_projector(projector, folder / "output_projectors" / f"{modality}.safetensors")
+        projectors[modality] = projector.to(device, _DTYPES[dtype])
+    return Parts(replace(config, language=replace(config.language, dtype=dtype)), bridge, decoders,
+                 projectors)
+
+
+def build(config: SystemConfig, device: torch.device) -> Parts:
+    """Build a system with fresh weights, or with none on the meta device.
+
+    Raises:
+        ConfigError: the configuration does not say the sizes of every part.
+    """
+    if not config.language_architecture:
+        raise ConfigError(
+            "language_architecture: expected the values of the language model's configuration"
+        )
+    with torch.device(device):
+        imagebind = ImageBind(config.encoder.imagebind).eval()
+        language = LanguageModel.from_config(
+            config.language, config.language_architecture, device=device
+        )
+        bridge = _bridge(config, imagebind, language)
+        decoders: dict[Modality, Any] = {}
+        projectors: dict[str, OutputProjector] = {}
+        for modality, entry in config.decoders.items():
+            if not entry.config:
+                raise ConfigError(f"decoders.{modality}.config: expected a decoder's name; got ''")
+            decoder = DECODERS[modality].from_config(
+                load_decoder_config(entry.config), device=device
+            )
+            decoders[cast("Modality", modality)] = decoder
+            projectors[modality] = _output_projector(
+                config, modality, language.language_dim, decoder.condition
+            )
+    return Parts(config, bridge, decoders, projectors)
+
+
+def save(
+    folder: Path,
+    *,
+    config: SystemConfig,
+    bridge: Bridge,
+    decoders: Mapping[Modality, Any],
+    output_projectors: Mapping[str, nn.Module] | nn.ModuleDict,
+    source: Path | None,
+) -> Path:
+    """Write a system's folder.
+
+    Args:
+        folder: to write; made if need be.
+        config: of the system.
+        bridge: encoders, input projectors and language model.
+        decoders: modality -> decoder.
+        output_projectors: modality -> output projector.
+        source: the folder that the frozen components came from; they are copied from there.
+
+    Raises:
+        ResourceError: the disk is full.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _save_frozen(folder, config, bridge, decoders, source)
+        _save_tuned(folder, bridge, output_projectors)
+        adapter = bridge.language.adapter
+        settings = adapter.settings if isinstance(adapter, LoraAdapter) else None
+        written = replace(
+            config,
+            encoder=replace(config.encoder, source="encoder/imagebind.safetensors"),
+            language=replace(config.language, source="language", lora=settings),
+            decoders={
+                name: replace(entry, source=f"decoders/{name}")
+                for name, entry in config.decoders.items()
+            },
+        )
+        (folder / CONFIG).write_text(json.dumps(to_dict(written), indent=1) + "\n")
+        write_manifest(folder)
+    except OSError as error:
+        raise ResourceError(f"cannot write the system to {folder.name!r}: disk full?") from error
+    return folder
+
+
+def read_config(folder: Path) -> SystemConfig:
+    """Read config.json.
+
+    Raises:
+        CheckpointError: it is missing or no JSON.
+        ConfigError: a key or value is wrong.
+    """
+    try:
+        data = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise CheckpointError(f"{folder / CONFIG}: expected a system's configuration") from None
+    return from_dict(data, SystemConfig, source=str(folder / CONFIG))
+
+
+def write_manifest(folder: Path) -> None:
+    """Write the sums of all files but the manifest itself."""
+    record = {
+        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": _file_sha256(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    }
+    (folder / MANIFEST).write_text(json.dumps(record, indent=1) + "\n")
+
+
+def verify(folder: Path) -> list[str]:
+    """The files that are missing or differ from the manifest; empty if all is well.
+
+    Raises:
+        CheckpointError: there is no manifest.
+    """
+    try:
+        record = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise CheckpointError(f"{folder / MANIFEST}: expected the manifest of a system") from None
+    return [
+        name
+        for name, item in record.items()
+        if not (folder / name).is_file() or _file_sha256(folder / name) != item["sha256"]
+    ]
+
+
+def weights_sha256(folder: Path | None, modules: Iterable[nn.Module]) -> str:
+    """Hash of all weights: by the manifest's sums if there is one, else of the tensors."""
+    digest = hashlib.sha256()
+    if folder is not None and (folder / MANIFEST).is_file():
+        record = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        for name in sorted(record):
+            if name.endswith(".safetensors"):
+                digest.update(f"{name} {record[name]['sha256']}\n".encode())
+        return digest.hexdigest()
+    for module in modules:
+        for name, tensor in sorted(module.state_dict().items()):
+            flat = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+            digest.update(name.encode() + flat.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def to_half(folder: Path) -> None:
+    """Turn every float32 weight of a folder into float16, in place; the manifest follows."""
+    for path in sorted(folder.rglob("*.safetensors")):
+        from safetensors import safe_open
+
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+        tensors = {
+            name: tensor.half() if tensor.dtype == torch.float32 else tensor
+            for name, tensor in load_file(path).items()
+        }
+        _save_tensors(tensors, path, metadata)
+    write_manifest(folder)
+
+
+def _save_frozen(
+    folder: Path,
+    config: SystemConfig,
+    bridge: Bridge,
+    decoders: Mapping[Modality, Any],
+    source: Path | None,
+) -> None:
+    if source is not None and source.resolve() == folder.resolve():
+        return
+    encoder, language = folder / "encoder" / "imagebind.safetensors", folder / "language"
+    encoder.parent.mkdir(exist_ok=True)
+    if source is None:
+        first = next(iter(bridge.encoders.values()))
+        assert isinstance(first, ImageBindEncoder)
+        _save_tensors(first.imagebind.state_dict(), encoder, None)
+        bridge.language.save_base(language)
+    else:
+        shutil.copyfile(_inside(source, config.encoder.source), encoder)
+        shutil.copytree(_inside(source, config.language.source), language, dirs_exist_ok=True)
+    for modality, decoder in decoders.items():
+        target = folder / "decoders" / modality
+        if source is None:
+            decoder.save_pretrained(target)
+        else:
+            entry = config.decoders[modality]
+            shutil.copytree(_inside(source, entry.source), target, dirs_exist_ok=True)
+
+
+def _save_tuned(
+    folder: Path, bridge: Bridge, output_projectors: Mapping[str, nn.Module] | nn.ModuleDict
+) -> None:
+    (folder / "input_projector").mkdir(exist_ok=True)
+    (folder / "output_projectors").mkdir(exist_ok=True)
+    for name, projector in bridge.projectors.items():
+        save_projector(cast("Any", projector), folder / "input_projector" / f"{name}.safetensors")
+    for modality, projector in output_projectors.items():
+        path = folder / "output_projectors" / f"{modality}.safetensors"
+        _save_tensors(projector.state_dict(), path, None)
+    _save_tensors(bridge.language.rows.state_dict(), folder / ROWS, None)
+    adapter = bridge.language.adapter
+    if isinstance(adapter, LoraAdapter):
+        adapter.save(folder / "adapter")
+
+
+def _bridge(config: SystemConfig, imagebind: ImageBind, language: LanguageModel) -> Bridge:
+    encoders = {
+        modality: ImageBindEncoder(
+            imagebind,
+            cast("Any", modality),
+            readout=config.encoder.readout,
+            preprocessing=config.encoder.preprocessing,
+        )
+        for modality in config.encoder.modalities
+    }
+    return Bridge(encoders, language, config.bridge)
+
+
+def _output_projector(
+    config: SystemConfig, modality: str, language_dim: int, spec: ConditionSpec
+) -> OutputProjector:
+    sizes = config.decoders[modality].output_projector
+    return OutputProjector.from_config(language_dim, spec, sizes)
+
+
+def _load_rows(language: LanguageModel, path: Path) -> None:
+    _load_strict(language.rows, path, "signal rows")
+
+
+def _load_output_projector(projector: OutputProjector, path: Path) -> None:
+    _load_strict(projector, path, "output projector")
+    projector.eval()
+
+
+def _load_strict(module: nn.Module, path: Path, what: str) -> None:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: missing; expected the weights of the {what}")
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError):
+        raise CheckpointError(f"{path}: expected a whole safetensors file; it is torn") from None
+    own = module.state_dict()
+    strange = sorted(own.keys() ^ tensors.keys()) or sorted(
+        name for name in own if own[name].shape != tensors[name].shape
+    )
+    if strange:
+        raise CheckpointError(
+            f"{path}: expected the {what} that config.json describes; {len(strange)} tensors are "
+            f"missing, unknown or of another shape, first {strange[0]!r}"
+        )
+    module.load_state_dict(tensors)
+
+
+def _save_tensors(
+    tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None
+) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(held, partial, metadata=dict(metadata) if metadata else None)
+    os.replace(partial, path)
+
+
+def _inside(folder: Path, source: str) -> str | Path:
+    """A component's place: within the folder if it is there, else a path or repository."""
+    own = folder / source
+    return own if own.exists() else Path(source) if Path(source).is_absolute() else source
+
+
+def _is_repository(source: str | Path) -> bool:
+    pieces = str(source).split("/")
+    return len(pieces) == 2 and all(pieces) and not str(source).startswith((".", "~"))
+
+
+def _download(repository: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(
+            snapshot_download(
+                repository,
+                revision=revision,
+                allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"],
+            )
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError):
+        raise CheckpointError(
+            f"cannot fetch {repository!r} from the Hub: check the name and the connection, or give "
+            "a local folder"
+        ) from None
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
