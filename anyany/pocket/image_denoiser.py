@@ -1,0 +1,221 @@
+"""Pocket's image generator: a UNet2DConditionModel on the cached latents of a frozen autoencoder.
+
+Background explains hundreds of times more latent variance than shape does, so the loss counts the
+cells where the thing is more, and the time steps lean to high noise, where layout is decided.
+Cross-attention stands at every level, the highest resolution included: without it, places are not
+learnt.
+
+Legend: B batch, C latent channels, H W height and width, N pictures in the pool.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from anyany.alignment.losses import add_noise, biased_timesteps, denoising_loss
+from anyany.alignment.trainer import LossOutput, Task
+from anyany.decoders import ImageDecoder, part_generator, to_pil
+from anyany.pocket.captions import canonical_caption, caption, draw_partial
+from anyany.pocket.check import all_right, score_image
+from anyany.pocket.image_vae import LATENT_SIZE, encode_latents, to_pixels
+from anyany.pocket.render import BACKGROUND_RGB, Jitter, render_pixels
+from anyany.pocket.text_encoder import CAPTION_TOKENS, TEXT_DIM
+from anyany.pocket.world import Scene, all_scenes
+
+if TYPE_CHECKING:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    from anyany.alignment.order import Draws
+
+IMAGE_UNET: Final[dict[str, Any]] = {
+    "sample_size": LATENT_SIZE,
+    "in_channels": 8,
+    "out_channels": 8,
+    "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+    "block_out_channels": (48, 96),
+    "layers_per_block": 1,
+    "cross_attention_dim": TEXT_DIM,
+    "attention_head_dim": 4,
+    "norm_num_groups": 8,
+    "use_linear_projection": True,  # all keys are then UNet3D's too: video starts from here
+}
+SCHEDULER: Final[dict[str, Any]] = {
+    "_class_name": "DDIMScheduler",
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "prediction_type": "v_prediction",
+    "rescale_betas_zero_snr": True,
+    "timestep_spacing": "trailing",
+    "clip_sample": False,
+    "set_alpha_to_one": True,
+    "steps_offset": 0,
+}
+JITTERS: Final = 8  # pictures of each trainable scene in the pool
+_EMPTY_CAPTIONS: Final = 0.1  # for guidance
+_TIMESTEP_POWER: Final = 0.6
+_THING_WEIGHT: Final = 3.0
+
+
+def build_image_unet() -> UNet2DConditionModel:
+    """The denoiser with fresh weights."""
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    return UNet2DConditionModel(**IMAGE_UNET)
+
+
+class LatentPool:
+    """Latents of `JITTERS` pictures of every trainable scene, and where the things are.
+
+    Args:
+        vae: frozen.
+    """
+
+    def __init__(self, vae: AutoencoderKL) -> None:
+        self.scenes: list[Scene] = []
+        latents, things = [], []
+        for scene in all_scenes(held_out=False):
+            drawn = []
+            for number in range(JITTERS):
+                rng = random.Random(f"image-pool:{scene}:{number}")
+                drawn.append(render_pixels(scene, Jitter.draw(rng)))
+                self.scenes.append(scene)
+            pixels = to_pixels(drawn)
+            assert scene.background
+            background = torch.tensor(BACKGROUND_RGB[scene.background]).float() / 127.5 - 1
+            differs = (pixels - background[None, :, None, None]).abs().amax(1, keepdim=True) > 0.05
+            latents.append(encode_latents(vae, pixels))
+            things.append(F.max_pool2d(differs.float(), 8))
+        self.latents = torch.cat(latents)  # [N, C, H, W]
+        self.things = torch.cat(things)  # [N, 1, H, W]
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+
+class ImageDenoiseTask(Task):
+    """Predict the velocity of noisy latents from captions, whole or partial.
+
+    Args:
+        decoder: its UNet is trained; its VAE and text encoder are frozen.
+        pool: latents of the decoder's VAE.
+        evaluation: held-out scenes to draw at each evaluation.
+    """
+
+    def __init__(
+        self, decoder: ImageDecoder, pool: LatentPool, *, evaluation: Sequence[Scene] = ()
+    ) -> None:
+        super().__init__(decoder.unet, num_samples=None)
+        self.decoder = decoder
+        self.pool = pool
+        self.evaluation = list(evaluation)
+        self.unet = decoder.unet.requires_grad_(True)
+        from anyany.decoders import build_scheduler
+
+        self.alphas_cumprod = build_scheduler("native", decoder.scheduler_config).alphas_cumprod
+
+    def batch(self, indices: Sequence[int], draws: Draws) -> dict[str, Tensor]:
+        """Latents [B, C, H, W], things [B, 1, H, W] and text states [B, T, C]."""
+        places: list[int] = []
+        captions: list[str] = []
+        for index in indices:
+            rng = random.Random(f"image-denoise:{index}")
+            places.append(rng.randrange(len(self.pool)))
+            captions.append(training_caption(self.pool.scenes[places[-1]], rng))
+        chosen = torch.tensor(places)
+        states = self.decoder.encode_captions(captions)["prompt_embeds"]
+        return {
+            "latents": self.pool.latents[chosen],
+            "things": self.pool.things[chosen],
+            "states": states.detach(),
+        }
+
+    def loss(self, batch: Any, draws: Draws) -> LossOutput:
+        """Squared error of the velocity, weighted towards the thing."""
+        clean = batch["latents"]
+        alphas = self.alphas_cumprod.to(clean.device)
+        steps = biased_timesteps(draws.uniform(), len(alphas), power=_TIMESTEP_POWER)
+        noise = draws.normal(*clean.shape[1:])
+        signal = alphas[steps]
+        output = self.unet(
+            add_noise(clean, noise, signal), steps, encoder_hidden_states=batch["states"]
+        ).sample
+        weight = (1 + _THING_WEIGHT * batch["things"]).sqrt()  # of values; squared in the error
+        error = denoising_loss(
+            output * weight,
+            clean=clean * weight,
+            noise=noise * weight,
+            alphas_cumprod=signal,
+            prediction_type="v_prediction",
+        )
+        return LossOutput(error.mean(), weight=len(error))
+
+    def evaluate(self, folder: Path) -> dict[str, float]:
+        """Draw held-out scenes from their canonical captions and check every attribute."""
+        if not self.evaluation:
+            return {}
+        condition = self.decoder.encode_captions([canonical_caption(s) for s in self.evaluation])
+        generators = [part_generator(0, "image", k) for k in range(len(self.evaluation))]
+        pictures = to_pil(
+            self.decoder(
+                condition, generators=generators, num_inference_steps=20, guidance_scale=2.0
+            )
+        )
+        scores = [score_image(p, s) for p, s in zip(pictures, self.evaluation, strict=True)]
+        save_grid(pictures, folder / "samples.png")
+        figures = {
+            name: sum(score[name] for score in scores) / len(scores) for name in scores[0]
+        }
+        return {**figures, "all": sum(map(all_right, scores)) / len(scores)}
+
+
+def training_caption(scene: Scene, rng: random.Random) -> str:
+    """What a training picture is called: often all of it, sometimes a part, sometimes nothing."""
+    chance = rng.random()
+    if chance < _EMPTY_CAPTIONS:
+        return ""
+    if chance < 0.45:
+        return canonical_caption(scene)
+    said = scene if chance < 0.7 else draw_partial(scene, rng)
+    return canonical_caption(said) if rng.random() < 0.3 else caption(said, rng)
+
+
+def save_grid(pictures: Sequence[Any], path: Path, *, columns: int = 8) -> None:
+    """Write pictures of one size as one sheet."""
+    from PIL import Image
+
+    width, height = pictures[0].size
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (columns * width, rows * height), "white")
+    for number, picture in enumerate(pictures):
+        sheet.paste(picture, (number % columns * width, number // columns * height))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path)
+
+
+def assemble_image_decoder(
+    unet: UNet2DConditionModel, vae: AutoencoderKL, text_encoder: Any, tokenizer: Any
+) -> ImageDecoder:
+    """The decoder of these parts, with pocket's presets."""
+    from anyany.decoders import Components, ConditionSpec, DecoderPresets, DecoderSettings
+    from anyany.decoders.condition import TensorSpec
+
+    tokenizer.model_max_length = CAPTION_TOKENS
+    spec = ConditionSpec({"prompt_embeds": TensorSpec((CAPTION_TOKENS, TEXT_DIM))})
+    presets = DecoderPresets(
+        reference=DecoderSettings(num_inference_steps=50, guidance_scale=2.0),
+        fast=DecoderSettings(num_inference_steps=12, guidance_scale=2.0, scheduler="dpmpp_2m"),
+        default="fast",
+    )
+    parts = Components(unet, vae, dict(SCHEDULER), text_encoder=text_encoder)
+    return ImageDecoder(parts, spec, tokenizer=tokenizer, presets=presets)

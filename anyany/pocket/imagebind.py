@@ -1,0 +1,147 @@
+"""Pocket's ImageBind: a small image tower and text tower, trained contrastively on the world.
+
+Batches are made of near misses (a scene and the same scene with one attribute changed), so that
+every attribute must be seen. The patch tokens, which bridges read, are held to the same captions
+by their mean.
+
+Legend: B batch, P patches, E embedding width, T tokens.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import Tensor
+
+from anyany.alignment.losses import contrastive_loss
+from anyany.alignment.trainer import LossOutput, Task
+from anyany.encoders import (
+    ImageBind,
+    ImageBindConfig,
+    ImagePreprocessing,
+    PreprocessingConfig,
+    TextConfig,
+    VideoPreprocessing,
+    VisionConfig,
+)
+from anyany.encoders.preprocessing.images import prepare_image
+from anyany.pocket.captions import canonical_caption
+from anyany.pocket.dialogues import draw_edit
+from anyany.pocket.render import IMAGE_SIZE, Jitter, render_image
+from anyany.pocket.text_encoder import CAPTION_TOKENS, say
+from anyany.pocket.world import Scene, draw_scene
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from anyany.alignment.order import Draws
+
+EMBED_DIM: Final = 128
+_HALF: Final = (0.5, 0.5, 0.5)
+PREPROCESSING: Final = PreprocessingConfig(
+    image=ImagePreprocessing(size=IMAGE_SIZE, mean=_HALF, std=_HALF),
+    video=VideoPreprocessing(
+        size=IMAGE_SIZE, num_clips=1, clip_seconds=1.0, num_crops=1, mean=_HALF, std=_HALF
+    ),
+)
+
+
+def imagebind_config(tokenizer: PreTrainedTokenizerFast) -> ImageBindConfig:
+    """Sizes; the text tower's highest id is an end-of-text mark of its own."""
+    return ImageBindConfig(
+        embed_dim=EMBED_DIM,
+        vision=VisionConfig(
+            dim=128, num_blocks=4, num_heads=4, image_size=IMAGE_SIZE, patch_size=16
+        ),
+        text=TextConfig(
+            dim=128,
+            num_blocks=2,
+            num_heads=4,
+            vocab_size=len(tokenizer) + 1,
+            context_length=CAPTION_TOKENS,
+        ),
+    )
+
+
+class BindTask(Task):
+    """Bring pictures of trainable scenes and their captions together.
+
+    Args:
+        imagebind: trained.
+        tokenizer: the world's.
+        evaluation: held-out scenes for retrieval at each evaluation.
+    """
+
+    def __init__(
+        self,
+        imagebind: ImageBind,
+        tokenizer: PreTrainedTokenizerFast,
+        *,
+        evaluation: Sequence[Scene] = (),
+    ) -> None:
+        super().__init__(imagebind, num_samples=None)
+        self.imagebind = imagebind
+        self.tokenizer = tokenizer
+        self.evaluation = list(evaluation)
+
+    def batch(self, indices: Sequence[int], draws: Draws) -> dict[str, Tensor]:
+        """Pictures [B, 3, H, W], captions [B, T] and numbers of the scenes [B]."""
+        pictures, captions, numbers = [], [], []
+        seen: dict[Scene, int] = {}
+        for index in indices:
+            rng = random.Random(f"bind:{index}")
+            scene = draw_scene(rng)
+            for variant in (scene, draw_edit(scene, rng)[1]):
+                picture = render_image(variant, Jitter.draw(rng))
+                pictures.append(prepare_image(picture, PREPROCESSING.image))
+                captions.append(say(variant, rng))
+                numbers.append(seen.setdefault(variant, len(seen)))
+        return {
+            "pictures": torch.stack(pictures),
+            "ids": self.token_ids(captions),
+            "scenes": torch.tensor(numbers),
+        }
+
+    def loss(self, batch: Any, draws: Draws) -> LossOutput:
+        """InfoNCE of captions with the pooled read-out and with the patches' mean."""
+        seen = self.imagebind.features("vision", batch["pictures"])
+        said = self.imagebind.features("text", batch["ids"]).pooled  # [B, E]
+        same = batch["scenes"][:, None] == batch["scenes"][None]
+        scale = self.imagebind.modality_postprocessors["text"][1].log_logit_scale
+        pooled = contrastive_loss(seen.pooled, said, log_scale=scale, same=same)
+        patches = contrastive_loss(seen.tokens.mean(1), said, log_scale=scale, same=same)
+        top1 = same.gather(1, (seen.pooled @ said.T).argmax(1, keepdim=True)).float().mean()
+        return LossOutput(
+            pooled + patches, {"pooled": pooled, "patches": patches, "top1": top1}, weight=len(said)
+        )
+
+    def evaluate(self, folder: Path) -> dict[str, float]:
+        """Which of all their captions is nearest to pictures of held-out scenes: top-1."""
+        if not self.evaluation:
+            return {}
+        rng = random.Random(0)
+        pictures = torch.stack(
+            [
+                prepare_image(render_image(scene, Jitter.draw(rng)), PREPROCESSING.image)
+                for scene in self.evaluation
+            ]
+        )
+        seen = self.imagebind.features("vision", pictures).pooled
+        captions = [canonical_caption(scene) for scene in self.evaluation]
+        said = self.imagebind.features("text", self.token_ids(captions)).pooled
+        nearest = (seen @ said.T).argmax(1)
+        return {"top1": (nearest == torch.arange(len(nearest))).float().mean().item()}
+
+    def token_ids(self, captions: Sequence[str]) -> Tensor:
+        """Ids [B, T] that end in the end-of-text mark, padded with 0."""
+        end = len(self.tokenizer)
+        rows = torch.zeros(len(captions), CAPTION_TOKENS, dtype=torch.long)
+        encoded = self.tokenizer(list(captions), add_special_tokens=False).input_ids
+        for row, ids in zip(rows, encoded, strict=True):
+            kept = [*ids[: CAPTION_TOKENS - 1], end]
+            row[: len(kept)] = torch.tensor(kept)
+        return rows

@@ -1,0 +1,200 @@
+"""Pocket's language model: a small Llama pre-trained on the world's conversations, text alone.
+
+A picture's place is taken by soft words: vectors mixed from the embeddings of its attributes'
+words. A language model that answers from those only needs a projector that says them. Pictures to
+be drawn are not said at all: signal tokens come with stage 2.
+
+Legend: B batch, T tokens, D language width, M media tokens of a slot.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from anyany.alignment.trainer import LossOutput, Task
+from anyany.language import MediaSlot, PromptStyle, SignalSpec, TokenSegment, TEMPLATES, render
+from anyany.messages import ImagePart, Message, TextPart
+from anyany.pocket.captions import WORDS
+from anyany.pocket.dialogues import Content, Turn, draw_dialogue
+from anyany.pocket.world import Scene
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+    from anyany.alignment.order import Draws
+
+LANGUAGE_DIM: Final = 192
+SLOT_TOKENS: Final = 16  # of a picture
+NUM_DIALOGUES: Final = 40_000
+POCKET_STYLE: Final = PromptStyle(TEMPLATES["pocket"], slot_prefix="<media>", slot_suffix="</media>")
+_NOISE: Final = 0.3  # of a slot vector, relative to the deviation of the embeddings
+_SLOT: Final = -1  # in place of a token id
+
+
+def build_language_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """The language model with fresh weights, input and output rows untied."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=LANGUAGE_DIM,
+            intermediate_size=512,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            max_position_embeddings=512,
+            tie_word_embeddings=False,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A conversation as ids; `_SLOT` stands where media go, in the order of `scenes`."""
+
+    ids: tuple[int, ...]
+    loss: tuple[bool, ...]
+    scenes: tuple[Scene, ...]
+
+
+class LanguagePretrainTask(Task):
+    """Predict the assistant's words in conversations about pictures that are only soft words.
+
+    Args:
+        lm: trained.
+        tokenizer: the world's.
+    """
+
+    def __init__(self, lm: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+        super().__init__(lm, num_samples=NUM_DIALOGUES)
+        self.lm = lm
+        self.tokenizer = tokenizer
+
+    @functools.lru_cache(maxsize=NUM_DIALOGUES)  # noqa: B019  one task a process
+    def conversation(self, index: int) -> Encoded:
+        """The conversation of an index: any scene of the world, as text."""
+        turns = draw_dialogue(random.Random(f"language:{index}"), held_out=None)
+        return encode_conversation(turns, self.tokenizer)
+
+    def batch(self, indices: Sequence[int], draws: Draws) -> dict[str, Any]:
+        """Packed ids and loss masks [B, T], and per slot its words and their mixture."""
+        conversations = [self.conversation(index) for index in indices]
+        rows = _packed(conversations)
+        length = max(sum(len(one.ids) for one in row) for row in rows)
+        pad = int(self.tokenizer.pad_token_id)
+        ids = torch.full((len(rows), length), pad)
+        loss = torch.zeros(len(rows), length, dtype=torch.bool)
+        for number, row in enumerate(rows):
+            row_ids = [token_id for one in row for token_id in one.ids]
+            ids[number, : len(row_ids)] = torch.tensor(row_ids)
+            loss[number, : len(row_ids)] = torch.tensor([flag for one in row for flag in one.loss])
+        words, mixtures = [], []
+        rng = draws.numpy_generators[0]
+        for row in rows:
+            for scene in (scene for one in row for scene in one.scenes):
+                values = [WORDS[name][value][0] for name, value in scene.said().items()]
+                words.append([self._word_id(word) for word in values])
+                soft = rng.random() < 0.7
+                mixtures.append(
+                    rng.dirichlet([0.4] * len(values), SLOT_TOKENS) if soft
+                    else _each_once(rng, len(values))
+                )
+        return {
+            "ids": ids,
+            "loss": loss,
+            "words": torch.tensor(words, dtype=torch.long).reshape(-1, 5),
+            "mixtures": torch.from_numpy(np.array(mixtures, dtype=np.float32)).reshape(-1, SLOT_TOKENS, 5),
+        }
+
+    def loss(self, batch: Any, draws: Draws) -> LossOutput:
+        """Cross-entropy of the assistant's tokens."""
+        ids, mask = batch["ids"], batch["loss"]
+        table = self.lm.get_input_embeddings()
+        embeds = table(ids.clamp(min=0))  # [B, T, D]
+        deviation = table.weight.detach().std()
+        slots = torch.einsum("smw,swd->smd", batch["mixtures"], table(batch["words"]))
+        noise = torch.randn(slots.flatten(0, 1).shape, generator=draws.generators[0])
+        embeds = embeds.clone()
+        embeds[ids == _SLOT] = slots.flatten(0, 1) + _NOISE * deviation * noise
+        hidden = self.lm.model(inputs_embeds=embeds, use_cache=False).last_hidden_state
+        predicted = mask[:, 1:]
+        logits = self.lm.lm_head(hidden[:, :-1][predicted])  # [tokens with loss, V]
+        labels = ids[:, 1:][predicted]
+        right = (logits.argmax(-1) == labels).float().mean()
+        return LossOutput(F.cross_entropy(logits, labels), {"accuracy": right}, weight=len(labels))
+
+    def _word_id(self, word: str) -> int:
+        (only,) = self.tokenizer(" " + word, add_special_tokens=False).input_ids
+        return int(only)
+
+
+def encode_conversation(turns: Sequence[Turn], tokenizer: PreTrainedTokenizerFast) -> Encoded:
+    """A conversation as the prompt template writes it, without the pictures that it draws."""
+    messages: list[Message] = []
+    scenes: list[Scene] = []
+    for turn in turns:
+        scenes += [item for item in turn.question if isinstance(item, Scene)]
+        messages.append(Message("user", tuple(_part(item) for item in turn.question)))
+        said = tuple(TextPart(item) for item in turn.answer if isinstance(item, str))
+        messages.append(Message("assistant", said))
+    ids: list[int] = []
+    loss: list[bool] = []
+    for segment in render(
+        messages, tokenizer=tokenizer, signals=SignalSpec(), style=POCKET_STYLE, training=True
+    ):
+        if isinstance(segment, MediaSlot):
+            ids += [_SLOT] * SLOT_TOKENS
+            loss += [False] * SLOT_TOKENS
+        else:
+            assert isinstance(segment, TokenSegment)
+            ids += segment.ids
+            loss += [segment.loss] * len(segment.ids)
+    return Encoded(tuple(ids), tuple(loss), tuple(scenes))
+
+
+def _packed(conversations: Sequence[Encoded]) -> list[list[Encoded]]:
+    """Conversations in as few rows as greed finds, so that little is padding; each begins with
+    its begin-of-sequence token, by which the model learns to forget what stands before."""
+    longest = max(len(one.ids) for one in conversations)
+    rows: list[list[Encoded]] = []
+    for one in sorted(conversations, key=lambda one: -len(one.ids)):
+        for row in rows:
+            if sum(len(other.ids) for other in row) + len(one.ids) <= longest:
+                row.append(one)
+                break
+        else:
+            rows.append([one])
+    return rows
+
+
+def _part(item: Content) -> TextPart | ImagePart:
+    return TextPart(item) if isinstance(item, str) else ImagePart(_blank())
+
+
+@functools.cache
+def _blank() -> Any:
+    from PIL import Image
+
+    return Image.new("RGB", (1, 1))
+
+
+def _each_once(rng: Any, num_words: int) -> Any:
+    """One word a slot vector, every word at least once: [M, words]."""
+    chosen = np.concatenate(
+        [np.arange(num_words), rng.integers(num_words, size=SLOT_TOKENS - num_words)]
+    )
+    rng.shuffle(chosen)
+    return np.eye(num_words)[chosen]
