@@ -15,6 +15,7 @@ from anyany.config import load_config
 from anyany.errors import ConfigError
 
 PresetName: TypeAlias = Literal["reference", "fast"]
+SCHEDULER_NAMES: Final = ("native", "ddim", "dpmpp_2m", "euler", "pndm", "unipc", "lcm")
 
 
 @dataclass(frozen=True)

@@ -142,6 +142,7 @@ class LoraAdapter(NoAdapter):
         if missing:
             raise ConfigError(f"lora.target_modules: the model has no {', '.join(missing)}")
         inject_adapter_in_model(self._peft_config(), lm)
+        lm.train(lm.training)  # the new layers begin in training mode, dropout on
         for parameter in lm.parameters():
             parameter.requires_grad_(before.get(id(parameter), True))
         for name, module in list(lm.named_modules()):

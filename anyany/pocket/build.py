@@ -51,7 +51,7 @@ TRAINING: Final[Mapping[str, TrainConfig]] = {
     "imagebind": TrainConfig(steps=2600, batch_size=48, lr=7e-4, warmup=100, ema=0.995),
     "language": TrainConfig(steps=1600, batch_size=32, lr=1.5e-3, warmup=100, ema=0.995),
 }
-STAGES: Final = ("encoder", "decoder", "projectors", "instruct", "projectors_again")
+STAGES: Final = ("encoder", "decoder", "projectors", "instruct", "refine")
 PARTS: Final = (
     "tokenizer",
     "text_encoder",
@@ -129,7 +129,7 @@ def build(settings: BuildSettings, *, only: Sequence[str] = ()) -> Path | None:
         logger.info("the time limit is reached; the same command goes on from here")
         return None
     system = settings.folder / "system"
-    return system if builder.done("projectors_again") else None
+    return system if builder.done("refine") else None
 
 
 def pack(system: Path, folder: Path) -> Path:

@@ -55,7 +55,7 @@ ASK_ATTRIBUTE: Final = {
 EDITS: Final = {
     "thing": ("turn it into a {}", "make it a {}", "replace it with a {}", "a {} instead"),
     "color": ("make it {}", "the same in {}", "now in {}", "paint it {}", "now make it {}"),
-    "place": ("move it to the {}", "put it {} the {}", "now {} the {}", "the same {} the {}"),
+    "place": ("move it to the {}", "put it {} {}", "now {} {}", "the same {} {}"),
     "background": (
         "make the background {}",
         "put it on a {} background",

@@ -22,12 +22,12 @@ from torch import Tensor
 from anyany.alignment.losses import add_noise, biased_timesteps, denoising_loss
 from anyany.alignment.trainer import LossOutput, Task
 from anyany.decoders import ImageDecoder, part_generator, to_pil
-from anyany.pocket.captions import canonical_caption, caption, draw_partial
+from anyany.pocket.captions import canonical_caption, caption
 from anyany.pocket.check import all_right, score_image
 from anyany.pocket.image_vae import LATENT_SIZE, encode_latents, to_pixels
 from anyany.pocket.render import BACKGROUND_RGB, Jitter, render_pixels
 from anyany.pocket.text_encoder import CAPTION_TOKENS, TEXT_DIM
-from anyany.pocket.world import Scene, all_scenes
+from anyany.pocket.world import ATTRIBUTES, Scene, all_scenes
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -180,14 +180,21 @@ class ImageDenoiseTask(Task):
 
 
 def training_caption(scene: Scene, rng: random.Random) -> str:
-    """What a training picture is called: often all of it, sometimes a part, sometimes nothing."""
+    """What a training picture is called: all of it, any part of it, sometimes nothing.
+
+    Parts leave out any attribute, the thing as well: a color that is only ever said of things is
+    learnt as a property of pairs, and fails on pairs that were never shown.
+    """
     chance = rng.random()
     if chance < _EMPTY_CAPTIONS:
         return ""
-    if chance < 0.45:
+    if chance < 0.35:
         return canonical_caption(scene)
-    said = scene if chance < 0.7 else draw_partial(scene, rng)
-    return canonical_caption(said) if rng.random() < 0.3 else caption(said, rng)
+    if chance < 0.6:
+        return caption(scene, rng)
+    kept = [name for name in ATTRIBUTES if rng.random() < 0.5] or [rng.choice(list(ATTRIBUTES))]
+    said = scene.only(kept)
+    return canonical_caption(said) if rng.random() < 0.5 else caption(said, rng)
 
 
 def save_grid(pictures: Sequence[Any], path: Path, *, columns: int = 8) -> None:

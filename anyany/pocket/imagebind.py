@@ -1,8 +1,10 @@
 """Pocket's ImageBind: a small image tower and text tower, trained contrastively on the world.
 
 Batches are made of near misses (a scene and the same scene with one attribute changed), so that
-every attribute must be seen. The patch tokens, which bridges read, are held to the same captions
-by their mean.
+every attribute must be seen. Half of the captions say only some attributes and match every picture
+that shows those: "a green thing" must lie near green bells and green birds alike, which makes
+directions of attributes rather than of the pairs that were shown. The patch tokens, which bridges
+read, are held to the same captions by their mean.
 
 Legend: B batch, P patches, E embedding width, T tokens.
 """
@@ -33,7 +35,7 @@ from anyany.pocket.captions import canonical_caption
 from anyany.pocket.dialogues import draw_edit
 from anyany.pocket.render import IMAGE_SIZE, Jitter, render_image
 from anyany.pocket.text_encoder import CAPTION_TOKENS, say
-from anyany.pocket.world import Scene, draw_scene
+from anyany.pocket.world import ATTRIBUTES, Scene, draw_scene
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -89,28 +91,30 @@ class BindTask(Task):
         self.evaluation = list(evaluation)
 
     def batch(self, indices: Sequence[int], draws: Draws) -> dict[str, Tensor]:
-        """Pictures [B, 3, H, W], captions [B, T] and numbers of the scenes [B]."""
-        pictures, captions, numbers = [], [], []
-        seen: dict[Scene, int] = {}
+        """Pictures [B, 3, H, W], captions [B, T] and which caption fits which picture [B, B]."""
+        pictures, captions = [], []
+        scenes: list[Scene] = []
+        said: list[Scene] = []
         for index in indices:
             rng = random.Random(f"bind:{index}")
             scene = draw_scene(rng)
             for variant in (scene, draw_edit(scene, rng)[1]):
                 picture = render_image(variant, Jitter.draw(rng))
                 pictures.append(prepare_image(picture, PREPROCESSING.image))
-                captions.append(say(variant, rng))
-                numbers.append(seen.setdefault(variant, len(seen)))
+                scenes.append(variant)
+                said.append(_partly(variant, rng))
+                captions.append(say(said[-1], rng))
         return {
             "pictures": torch.stack(pictures),
             "ids": self.token_ids(captions),
-            "scenes": torch.tensor(numbers),
+            "same": torch.tensor([[_shows(scene, one) for one in said] for scene in scenes]),
         }
 
     def loss(self, batch: Any, draws: Draws) -> LossOutput:
         """InfoNCE of captions with the pooled read-out and with the patches' mean."""
         seen = self.imagebind.features("vision", batch["pictures"])
         said = self.imagebind.features("text", batch["ids"]).pooled  # [B, E]
-        same = batch["scenes"][:, None] == batch["scenes"][None]
+        same = batch["same"]
         scale = self.imagebind.modality_postprocessors["text"][1].log_logit_scale
         pooled = contrastive_loss(seen.pooled, said, log_scale=scale, same=same)
         patches = contrastive_loss(seen.tokens.mean(1), said, log_scale=scale, same=same)
@@ -145,3 +149,15 @@ class BindTask(Task):
             kept = [*ids[: CAPTION_TOKENS - 1], end]
             row[: len(kept)] = torch.tensor(kept)
         return rows
+
+
+def _partly(scene: Scene, rng: random.Random) -> Scene:
+    """The scene whole or in part, at even chance."""
+    if rng.random() < 0.5:
+        return scene
+    names = list(ATTRIBUTES)
+    return scene.only(rng.sample(names, rng.randint(1, len(names) - 1)))
+
+
+def _shows(scene: Scene, said: Scene) -> bool:
+    return all(getattr(scene, name) == value for name, value in said.said().items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,7 @@ def audio_decoder() -> AudioDecoder:
 
 def decoder_of(kind: str) -> ImageDecoder | VideoDecoder | AudioDecoder:
     """The decoder that a kind of cases belongs to."""
-    makers = {
+    makers: dict[str, Callable[[], ImageDecoder | VideoDecoder | AudioDecoder]] = {
         "sd_tiny": image_decoder,
         "zeroscope_tiny": video_decoder,
         "audioldm_tiny": audio_decoder,

@@ -30,9 +30,11 @@ EMBEDS = ("prompt_embeds", "negative_prompt_embeds")
 def image_pipeline(unet: Any = None, *, scheduler: Any) -> Any:
     """diffusers' pipeline over sd_tiny."""
     decoder = image_decoder()
+    text_encoder: Any = CLIPTextModel.from_pretrained(SD_TINY / "text_encoder")
+    text_encoder.eval()
     pipeline = diffusers.StableDiffusionPipeline(
         vae=decoder.vae,
-        text_encoder=CLIPTextModel.from_pretrained(SD_TINY / "text_encoder").eval(),
+        text_encoder=text_encoder,
         tokenizer=CLIPTokenizer.from_pretrained(SD_TINY / "tokenizer"),
         unet=unet or decoder.unet,
         scheduler=scheduler,
@@ -190,7 +192,8 @@ def test_video_is_bit_equal_to_the_pipeline(name: str) -> None:
         unet=decoder.unet,
         scheduler=scheduler_of(case),
     )
-    size = {key: case.call[key] for key in ("num_frames", "height", "width") if key in case.call}
+    sizes = ("num_frames", "height", "width")
+    size: dict[str, Any] = {key: case.call[key] for key in sizes if key in case.call}
     compare(pipeline, decoder, case, "prompt_embeds", size)
 
 

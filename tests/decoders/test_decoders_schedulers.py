@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from anyany.decoders import SCHEDULERS, build_scheduler
+from anyany.decoders.config import SCHEDULER_NAMES
 from anyany.errors import CheckpointError, ConfigError
 
 PNDM: dict[str, Any] = {
@@ -42,6 +43,10 @@ def test_native_is_what_the_weights_ship() -> None:
     assert type(build_scheduler("native", PNDM)).__name__ == "PNDMScheduler"
     with pytest.raises(CheckpointError, match="got 'HeunDiscreteScheduler': choose a scheduler"):
         build_scheduler("native", {**PNDM, "_class_name": "HeunDiscreteScheduler"})
+
+
+def test_names_are_known_without_diffusers() -> None:
+    assert ("native", *SCHEDULERS) == SCHEDULER_NAMES
 
 
 def test_unknown_name_lists_the_names() -> None:

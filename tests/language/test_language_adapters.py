@@ -52,6 +52,7 @@ def test_install_begins_at_zero_and_keeps_what_trains() -> None:
     parameters = list(adapter.trainable())
     assert sum(p.numel() for p in parameters) == 2 * (4 * (32 + 32) + 4 * (32 + 16))
     assert float(adapter.aux()) == 0
+    assert not any(module.training for module in model.lm.modules())
 
 
 def test_a_training_step_moves_lora_alone() -> None:

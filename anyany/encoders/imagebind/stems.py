@@ -168,10 +168,10 @@ class TextTokens(nn.Module):
         super().__init__()
         length = config.context_length
         self.pos_embed = nn.Parameter(torch.empty(1, length, config.dim))
-        self.register_buffer("mask", torch.full((length, length), float("-inf")).triu_(1))
+        self.register_buffer("mask", _causal_mask(length))
         # nn.Embedding's own initialisation draws, which `init_normal` avoids on the meta device.
         table = torch.empty(config.vocab_size, config.dim)
-        self.token_embedding = nn.Embedding.from_pretrained(table, freeze=False)
+        self.token_embedding = nn.Embedding(config.vocab_size, config.dim, _weight=table)
         self.sample_shapes = ((length,),)
         init_normal(self.pos_embed, std=0.01)
         init_normal(self.token_embedding.weight)
@@ -269,6 +269,12 @@ def map_tokens(stem_name: str, config: DepthConfig | ThermalConfig) -> PatchToke
 
 def _one_channel_stem(dim: int, patch_size: int, stride: int) -> PatchStem:
     return PatchStem(nn.Conv2d(1, dim, patch_size, stride, bias=False), nn.LayerNorm(dim))
+
+
+def _causal_mask(length: int) -> Tensor:
+    """0 up to and on the diagonal, -inf above; left empty on the meta device."""
+    mask = torch.empty(length, length)
+    return mask if mask.is_meta else mask.fill_(float("-inf")).triu_(1)
 
 
 def _check_shape(batch: Tensor, sample_shapes: tuple[tuple[int, ...], ...]) -> None:
