@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Iterable, Mapping, Set
 from typing import Any, Final
 
-from anyany.decoders import SCHEDULERS
+from anyany.decoders.config import SCHEDULER_NAMES
 from anyany.errors import UsageError
 from anyany.messages import MEDIA_MODALITIES, Modality
 
@@ -89,7 +89,7 @@ def _checked(name: str, value: object, known: Iterable[str]) -> str:
 _EXPECTED: Final = {
     "num_inference_steps": "a whole number from 1 to 1000",
     "guidance_scale": "a number from 0 to 100",
-    "scheduler": f"one of native, {', '.join(SCHEDULERS)}",
+    "scheduler": f"one of {', '.join(SCHEDULER_NAMES)}",
     "eta": "a number from 0 to 1",
     "negative": "text",
     "settings": "reference or fast",
@@ -112,7 +112,7 @@ _WHOLE: Final = ("num_inference_steps", "height", "width", "num_frames")
 
 def _fits(name: str, value: object) -> bool:
     if name == "scheduler":
-        return value == "native" or value in SCHEDULERS
+        return value in SCHEDULER_NAMES
     if name == "settings":
         return value in ("reference", "fast")
     if name == "negative":

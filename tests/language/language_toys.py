@@ -51,7 +51,7 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 def llama_tokenizer() -> PreTrainedTokenizerFast:
     """Words that begin with a blank, byte fallback, as Llama's tokenizer has."""
     backend = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
-    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
     backend.decoder = decoders.Sequence(
         [
             decoders.Replace("▁", " "),
