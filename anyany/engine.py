@@ -344,7 +344,7 @@ class Engine:
                 part = _media_part(decoder, media[row : row + 1])
                 part = self.annotate(job.request, part, index) if self.annotate else part
                 job.made[place] = part
-                job.tell(PartReady(part, place))
+                job.tell(PartReady(part, _part_number(job, place)))
         for job, _, _ in group[1:]:  # they share the fate and the time of their micro-batch
             job.error = first.error
             spent = first.timings[f"decode.{modality}"]
@@ -367,12 +367,11 @@ class Engine:
     def _reply(self, job: _Job) -> Reply:
         request, decoded = job.request, job.decoded
         pieces = decoded.pieces if decoded else ()
-        with_text = request.outputs is None or "text" in request.outputs
         parts: list[Part] = []
         for place, piece in enumerate(pieces):
             if place in job.made:
                 parts.append(job.made[place])
-            elif isinstance(piece, TextPiece) and with_text and piece.text.strip():
+            elif isinstance(piece, TextPiece) and _is_shown(job, piece):
                 parts.append(TextPart(piece.text.strip()))
         reason: Literal["stop", "length", "cancelled"] = (
             "cancelled" if job.stopped or decoded is None else decoded.finish_reason
@@ -396,6 +395,18 @@ def _places(job: _Job, modality: Modality) -> list[int]:
         for place, piece in enumerate(pieces)
         if isinstance(piece, Span) and piece.modality == modality
     ]
+
+
+def _is_shown(job: _Job, piece: TextPiece) -> bool:
+    """Whether text of the model becomes a part of the reply."""
+    outputs = job.request.outputs
+    return bool(piece.text.strip()) and (outputs is None or "text" in outputs)
+
+
+def _part_number(job: _Job, place: int) -> int:
+    """Which part of the reply the medium at a place among the pieces is."""
+    before = job.decoded.pieces[:place] if job.decoded else ()
+    return sum(isinstance(piece, Span) or _is_shown(job, piece) for piece in before)
 
 
 def _caption(job: _Job, place: int) -> str:

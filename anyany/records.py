@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
@@ -18,7 +18,9 @@ from anyany.engine import EngineSettings, Request
 from anyany.errors import UsageError
 from anyany.language import Sampling
 from anyany.media import InputRecord, Provenance, content_sha256
+from anyany.media.provenance import REDACTED
 from anyany.messages import (
+    MEDIA_MODALITIES,
     AudioPart,
     ImagePart,
     MediaPart,
@@ -28,6 +30,7 @@ from anyany.messages import (
     TextPart,
     VideoPart,
 )
+from anyany.overrides import resolve_overrides
 from anyany.system_config import SystemConfig
 
 _LIBRARIES: Final = ("anyany", "torch", "diffusers", "transformers")
@@ -95,25 +98,41 @@ def request_from_record(record: Provenance, inputs: Mapping[str, MediaPart]) -> 
     Raises:
         UsageError: the prompt was redacted, or an input is not among `inputs`; all are named.
     """
+    missing_inputs(record, inputs)
+    settings = record.settings
+    try:
+        if record.prompt is None and any(
+            part.get("text") == REDACTED for turn in record.request for part in turn["content"]
+        ):
+            raise UsageError("the file's prompt was redacted: it cannot be made again")
+        return Request(
+            tuple(_message(turn, inputs) for turn in record.request),
+            None if settings["outputs"] is None else frozenset(settings["outputs"]),
+            settings["max_new_tokens"],
+            Sampling(settings["temperature"], settings["top_k"], settings["top_p"], record.seed),
+            record.seed,
+            resolve_overrides(settings["decoding"], MEDIA_MODALITIES, None),
+            settings["condition"],
+            settings["truncate"],
+        )
+    except (KeyError, TypeError, AttributeError):  # written by hand, or by another version
+        raise UsageError("the file's record is not of this version: it lacks settings") from None
+
+
+def missing_inputs(record: Provenance, inputs: Container[str]) -> None:
+    """Refuse if media of a record are not at hand.
+
+    Args:
+        record: of the file.
+        inputs: the content hashes of what is there.
+
+    Raises:
+        UsageError: one or more are missing; all are named.
+    """
     missing = [item for item in record.inputs if item.sha256 not in inputs]
     if missing:
         named = ", ".join(f"{item.modality} {item.sha256[:12]}" for item in missing)
         raise UsageError(f"missing inputs of the file: {named}: give their folder by --inputs")
-    settings = record.settings
-    if record.prompt is None and any(
-        part.get("type") == "text" for turn in record.request for part in turn["content"]
-    ):
-        raise UsageError("the file's prompt was redacted: it cannot be made again from its record")
-    return Request(
-        tuple(_message(turn, inputs) for turn in record.request),
-        None if settings["outputs"] is None else frozenset(settings["outputs"]),
-        settings["max_new_tokens"],
-        Sampling(settings["temperature"], settings["top_k"], settings["top_p"], record.seed),
-        record.seed,
-        settings["decoding"],
-        settings["condition"],
-        settings["truncate"],
-    )
 
 
 def part_sha256(part: MediaPart) -> str:

@@ -103,7 +103,7 @@ class AnyToAny:
             ConfigError: the configuration is wrong.
         """
         folder = system_files.find(source, revision=revision)
-        place = torch.device(_auto_device() if device == "auto" else device)
+        place = _find_device(device)
         if place.type == "cpu" and threads is not None:
             torch.set_num_threads(threads)
         parts = system_files.load(
@@ -318,6 +318,7 @@ class AnyToAny:
             PromptError, MediaError, UsageError: as `generate`.
         """
         wanted = None if outputs is None else _check_outputs(outputs)
+        _check_numbers(max_new_tokens, temperature, top_k, top_p)
         if condition not in ("signal", "caption"):
             raise UsageError(f'expected condition "signal" or "caption"; got {condition!r}')
         if truncate not in (None, "oldest_turns"):
@@ -356,6 +357,11 @@ class AnyToAny:
         if isinstance(answer, AnyAnyError):
             raise answer
         made = [part for part in answer.parts if part.modality == record.modality]
+        if record.index >= len(made):
+            raise UsageError(
+                f"the request made {len(made)} of {record.modality} here, and the file is number "
+                f"{record.index + 1}: another machine or other versions made it"
+            )
         return cast("MediaPart", made[record.index])
 
     @functools.cached_property
@@ -411,8 +417,17 @@ def _window_size() -> int:
     return WINDOW
 
 
-def _auto_device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def _find_device(name: str) -> torch.device:
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if name == "auto":
+        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
+    kind, _, index = name.partition(":")
+    there = {"cpu": 1, "cuda": torch.cuda.device_count() if cuda else 0, "mps": int(mps)}
+    if kind not in there or (index and not index.isdecimal()):
+        raise UsageError(f"device: expected auto, cpu, cuda, cuda:INDEX or mps; got {name!r}")
+    if int(index or 0) >= there[kind]:
+        raise UsageError(f"device: {name} is not on this machine, or torch was built without it")
+    return torch.device(name)
 
 
 def _count(module: nn.Module) -> int:
@@ -420,6 +435,8 @@ def _count(module: nn.Module) -> int:
 
 
 def _check_outputs(outputs: Iterable[Modality]) -> frozenset[Modality]:
+    if not isinstance(outputs, Iterable):
+        raise UsageError(f"expected outputs as a set of modalities; got {outputs!r}")
     wanted: Set[Any] = frozenset({outputs} if isinstance(outputs, str) else outputs)
     strange = sorted(str(item) for item in wanted - set(MODALITIES))
     if strange:
@@ -427,6 +444,16 @@ def _check_outputs(outputs: Iterable[Modality]) -> frozenset[Modality]:
             f"expected outputs among {', '.join(MODALITIES)}; got {strange[0]!r}"
         )
     return frozenset(wanted)
+
+
+def _check_numbers(max_new_tokens: object, temperature: object, top_k: object, top_p: object) -> None:
+    """Refuse values of a wrong kind; their ranges are checked where they are used."""
+    whole = {"max_new_tokens": max_new_tokens, "top_k": top_k}
+    for name, value in {**whole, "temperature": temperature, "top_p": top_p}.items():
+        kind: Any = int if name in whole else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kind):
+            what = "a whole number" if name in whole else "a number"
+            raise UsageError(f"{name}: expected {what}; got {value!r}")
 
 
 def _check_seed(seed: object) -> int:

@@ -186,7 +186,8 @@ def hash_tensors(named: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]) -> 
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         flat = tensor.detach().to("cpu").contiguous().reshape(-1)
         if flat.numel():
-            digest.update(memoryview(flat.view(torch.uint8).numpy()))
+            data: Any = flat.view(torch.uint8).numpy()
+            digest.update(data)
     return digest.hexdigest()
 
 

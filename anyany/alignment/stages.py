@@ -20,19 +20,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
+import torch
 from torch import nn
 
 from anyany.alignment.caches import DiskStore, MemoryStore, TensorStore
 from anyany.alignment.formats import DataFile
 from anyany.alignment.freezing import set_trainable
+from anyany.alignment.order import derive_seed
 from anyany.alignment.samples import SampleSource
-from anyany.alignment.stage_tasks import (
-    ConversationTask,
-    LossWeights,
-    ProjectorTask,
-    SampleMedia,
-    StageParts,
-)
+from anyany.alignment.stage_errors import LossWeights
+from anyany.alignment.stage_parts import StageParts
+from anyany.alignment.stage_tasks import ConversationTask, ProjectorTask, SampleMedia
 from anyany.alignment.train_config import TrainConfig
 from anyany.alignment.trainer import TrainResult, load_trained, train
 from anyany.alignment.training_state import set_training_mode
@@ -202,7 +200,9 @@ def prepare_adapter(bridge: Bridge, config: StageConfig) -> None:
     if "lora" in config.parts:
         language.config = dataclasses.replace(language.config, lora=config.lora)
         language.adapter = LoraAdapter(config.lora)
-        language.adapter.install(language.lm)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed("lora", config.train.seed))
+            language.adapter.install(language.lm)
 
 
 def _module_scales(config: StageConfig) -> dict[str, float]:

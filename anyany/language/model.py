@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from anyany.errors import CheckpointError, ConfigError
@@ -126,8 +127,9 @@ class LanguageModel(nn.Module):
 
         quantization = _quantization(config.quantization)
         try:
-            lm: Any = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 config.source,
+                output_loading_info=True,
                 revision=config.revision or "main",
                 dtype=DTYPES[config.dtype],
                 attn_implementation=config.attention,
@@ -138,12 +140,25 @@ class LanguageModel(nn.Module):
             tokenizer = AutoTokenizer.from_pretrained(
                 config.source, revision=config.revision or "main", trust_remote_code=False
             )
+        except torch.OutOfMemoryError:
+            raise
+        except (SafetensorError, RuntimeError):
+            raise CheckpointError(
+                f"cannot load the language model from {config.source!r}: its weights are torn or "
+                "do not fit its config.json"
+            ) from None
         except (OSError, ValueError, KeyError) as error:
             raise CheckpointError(
                 f"cannot load a language model from {config.source!r}: expected a folder or Hub "
                 "repository with config.json, safetensors weights and a tokenizer, and an "
                 "architecture that needs no remote code"
             ) from error
+        lm, loading = loaded
+        if missing := sorted(loading["missing_keys"]):  # which would be left to chance
+            raise CheckpointError(
+                f"the weights of the language model in {config.source!r} lack {len(missing)} "
+                f"tensors of its config.json, first {missing[0]!r}"
+            )
         if quantization is None:
             lm = lm.to(device=device)
         return cls(lm, tokenizer, config)

@@ -17,7 +17,9 @@ from anyany.language.rules import check_outputs
 from anyany.language.sampling import Sampling
 from anyany.messages import Modality
 
-DEFAULT_ROWS: Final = 8  # requests decoded side by side; docs of `DecodeSettings` say why
+# Measured on one CPU thread with a 1.5 M model (hidden 192, 4 layers): 8 rows cost a lone request a
+# quarter more than 1 row would, and make a full batch 3.6 times cheaper a token.
+DEFAULT_ROWS: Final = 8
 
 
 @dataclass(frozen=True)

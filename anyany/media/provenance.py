@@ -27,7 +27,7 @@ Made: TypeAlias = Literal["image", "video", "audio"]
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _ROOTED: Final = re.compile(r"[/\\~]|\.\.?[/\\]|[A-Za-z]:[/\\]")
-_REDACTED: Final = "[redacted]"
+REDACTED: Final = "[redacted]"
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,7 @@ class Provenance:
     def redacted(self) -> Provenance:
         """The same record without a word of the request's text; `repro` cannot use it."""
         request = [{**turn, "content": _redact(turn["content"])} for turn in self.request]
-        settings = {k: _REDACTED if "prompt" in k else v for k, v in self.settings.items()}
-        return replace(self, prompt=None, request=request, settings=settings)
+        return replace(self, prompt=None, request=request, settings=_redact_said(self.settings))
 
     def to_json(self) -> str:
         """The record as one line of ASCII, the same for equal records."""
@@ -146,8 +145,18 @@ def content_sha256(modality: Made, content: npt.NDArray[Any], rate: float | None
 
 def _redact(content: Any) -> Any:
     if isinstance(content, str):
-        return _REDACTED
-    return [{**part, "text": _REDACTED} if "text" in part else part for part in content]
+        return REDACTED
+    return [{**part, "text": REDACTED} if "text" in part else part for part in content]
+
+
+def _redact_said(settings: Any) -> Any:
+    """Settings without the texts among them: prompts, and what media were steered away from."""
+    if not isinstance(settings, Mapping):
+        return settings
+    return {
+        name: REDACTED if "prompt" in name or name == "negative" else _redact_said(value)
+        for name, value in settings.items()
+    }
 
 
 def _plain_json(value: Any) -> Any:

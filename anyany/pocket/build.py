@@ -193,7 +193,8 @@ class _Builder:
     def _image_unet(self, target: Path) -> None:
         decoder = self._decoder(parts.image_unet(self._start("image_unet")))
         evaluation = all_scenes(held_out=True)[::10]
-        task = ImageDenoiseTask(decoder, LatentPool(decoder.vae), evaluation=evaluation)
+        pool = LatentPool(decoder.vae, stride=max(round(1 / self.settings.scale), 1))
+        task = ImageDenoiseTask(decoder, pool, evaluation=evaluation)
         self._train("image_unet", task, evaluate_every=1000)
         decoder.unet.save_pretrained(target)
 

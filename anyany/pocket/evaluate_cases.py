@@ -83,7 +83,8 @@ class EditCase:
 
 def pair_of(scene: Scene) -> tuple[str, str]:
     """(thing, color) of a full scene."""
-    assert scene.thing and scene.color
+    assert scene.thing
+    assert scene.color
     return scene.thing, scene.color
 
 
@@ -106,9 +107,7 @@ def balanced_scenes(number: int, split: Split | None, rng: random.Random) -> Ite
         yield decks[pair].pop()
 
 
-def true_pictures(
-    number: int, split: Split | None, seed: int
-) -> list[tuple[Scene, Image.Image]]:
+def true_pictures(number: int, split: Split | None, seed: int) -> list[tuple[Scene, Image.Image]]:
     """Rendered scenes, jittered as the training's are."""
     rng = random.Random(f"evaluate:true:{seed}")
     scenes = balanced_scenes(number, split, rng)

@@ -1,4 +1,4 @@
-"""What an evaluation counts: items judged right or wrong, per attribute and per (thing, color) pair.
+"""What an evaluation counts: items judged per attribute and per (thing, color) pair.
 
 Items of one pair share what is hard about it, so intervals come from a bootstrap over pairs: whole
 pairs are drawn again with replacement, and the share (or the ratio of two shares on the same items)
@@ -200,9 +200,7 @@ def _compare(
 ) -> dict[str, Any]:
     if [item.truth for item in items] != [item.truth for item in base]:
         raise ValueError("expected two rows measured on the same cases, in the same order")
-    whole = _Sums(
-        *(np.array([float(n)]) for n in (_count(items), _count(base), len(items)))
-    )
+    whole = _Sums(*(np.array([float(n)]) for n in (_count(items), _count(base), len(items))))
     value = float(statistic(whole)[0])
     interval = _percentiles(statistic(_resample(items, base)))
     return {

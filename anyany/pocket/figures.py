@@ -170,9 +170,7 @@ def _points_spread(results: _Results) -> str:
 
 
 FIGURES: Final[tuple[Figure, ...]] = (
-    Figure(
-        "checkers on true renders, lowest attribute", "99.5% / 99%", _lowest, _lowest_name
-    ),
+    Figure("checkers on true renders, lowest attribute", "99.5% / 99%", _lowest, _lowest_name),
     Figure("true pictures after the VAE round trip, all right", "99%", _all("vae"), _spread("vae")),
     Figure(
         "text → image with the decoder's own text encoder (the ceiling), attribute mean / all "
@@ -188,7 +186,7 @@ FIGURES: Final[tuple[Figure, ...]] = (
         _ratio_spread("chain / direct"),
     ),
     Figure(
-        "likewise, the decoder told the reply's words (`condition=\"caption\"`)",
+        'likewise, the decoder told the reply\'s words (`condition="caption"`)',
         "",
         _ratio("caption / direct"),
         _ratio_spread("caption / direct"),

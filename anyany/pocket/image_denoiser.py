@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,9 +26,9 @@ from anyany.decoders import ImageDecoder, part_generator, to_pil
 from anyany.pocket.captions import canonical_caption, caption
 from anyany.pocket.check import all_right, score_image
 from anyany.pocket.image_vae import LATENT_SIZE, encode_latents, to_pixels
-from anyany.pocket.render import BACKGROUND_RGB, Jitter, render_pixels
+from anyany.pocket.render import BACKGROUND_RGB, Jitter, draw_tint, render_pixels
 from anyany.pocket.text_encoder import CAPTION_TOKENS, TEXT_DIM
-from anyany.pocket.world import ATTRIBUTES, Scene, all_scenes
+from anyany.pocket.world import Scene, all_scenes
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -77,20 +78,21 @@ def build_image_unet() -> UNet2DConditionModel:
 class LatentPool:
     """Latents of `JITTERS` pictures of every trainable scene, and where the things are.
 
+    A quarter as many pictures again show things in nameless colors; their scenes say no color.
+
     Args:
         vae: frozen.
+        stride: take every so manieth scene only, for a trial.
     """
 
-    def __init__(self, vae: AutoencoderKL) -> None:
+    def __init__(self, vae: AutoencoderKL, *, stride: int = 1) -> None:
         self.scenes: list[Scene] = []
         latents, things = [], []
-        for scene in all_scenes(held_out=False):
-            drawn = []
-            for number in range(JITTERS):
-                rng = random.Random(f"image-pool:{scene}:{number}")
-                drawn.append(render_pixels(scene, Jitter.draw(rng)))
-                self.scenes.append(scene)
-            pixels = to_pixels(drawn)
+        for scene in all_scenes(held_out=False)[::stride]:
+            drawn = [_named(scene, number) for number in range(JITTERS)]
+            drawn += [_tinted(scene, number) for number in range(JITTERS // 4)]
+            self.scenes += [shown for shown, _ in drawn]
+            pixels = to_pixels([picture for _, picture in drawn])
             assert scene.background
             background = torch.tensor(BACKGROUND_RGB[scene.background]).float() / 127.5 - 1
             differs = (pixels - background[None, :, None, None]).abs().amax(1, keepdim=True) > 0.05
@@ -179,6 +181,19 @@ class ImageDenoiseTask(Task):
         return {**figures, "all": sum(map(all_right, scores)) / len(scores)}
 
 
+def _named(scene: Scene, number: int) -> tuple[Scene, Any]:
+    rng = random.Random(f"image-pool:{scene}:{number}")
+    return scene, render_pixels(scene, Jitter.draw(rng))
+
+
+def _tinted(scene: Scene, number: int) -> tuple[Scene, Any]:
+    rng = random.Random(f"image-pool:{scene}:tint {number}")
+    assert scene.thing is not None
+    nameless = replace(scene, color=None)
+    tint = draw_tint(scene.thing, rng)
+    return nameless, render_pixels(nameless, Jitter.draw(rng), tint=tint)
+
+
 def training_caption(scene: Scene, rng: random.Random) -> str:
     """What a training picture is called: all of it, any part of it, sometimes nothing.
 
@@ -192,8 +207,8 @@ def training_caption(scene: Scene, rng: random.Random) -> str:
         return canonical_caption(scene)
     if chance < 0.6:
         return caption(scene, rng)
-    kept = [name for name in ATTRIBUTES if rng.random() < 0.5] or [rng.choice(list(ATTRIBUTES))]
-    said = scene.only(kept)
+    names = list(scene.said())
+    said = scene.only([name for name in names if rng.random() < 0.5] or [rng.choice(names)])
     return canonical_caption(said) if rng.random() < 0.5 else caption(said, rng)
 
 

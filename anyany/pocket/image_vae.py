@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -19,7 +20,15 @@ import torch
 from torch import Tensor
 
 from anyany.alignment.trainer import LossOutput, Task
-from anyany.pocket.render import BACKGROUND_RGB, CENTER, IMAGE_SIZE, Color, Jitter, render_pixels
+from anyany.pocket.render import (
+    BACKGROUND_RGB,
+    CENTER,
+    IMAGE_SIZE,
+    Color,
+    Jitter,
+    draw_tint,
+    render_pixels,
+)
 from anyany.pocket.world import Scene, draw_scene
 
 if TYPE_CHECKING:
@@ -41,6 +50,7 @@ IMAGE_VAE: Final[dict[str, Any]] = {
 }
 LATENT_SIZE: Final = IMAGE_SIZE // 8
 _KL_WEIGHT: Final = 1e-4
+_TINTED: Final = 0.3  # of the pictures: in a nameless color
 _THING_WEIGHT: Final = 4.0  # pixels that are not background count for so many more
 
 
@@ -105,9 +115,11 @@ class ImageVaeTask(Task):
 
     def _picture(self, index: int) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], Color]:
         scene, jitter = sample_scene(index, "image-vae")
-        assert scene.place and scene.background
+        assert scene.thing and scene.place and scene.background
         background = BACKGROUND_RGB[scene.background]
-        pixels = render_pixels(scene, jitter)
+        rng = random.Random(f"image-vae-tint:{index}")
+        tint = draw_tint(scene.thing, rng) if rng.random() < _TINTED else None
+        pixels = render_pixels(replace(scene, color=None) if tint else scene, jitter, tint=tint)
         if self.crop is None:
             return pixels, background
         top_left = []

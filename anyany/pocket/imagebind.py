@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,9 +34,9 @@ from anyany.encoders import (
 from anyany.encoders.preprocessing.images import prepare_image
 from anyany.pocket.captions import canonical_caption
 from anyany.pocket.dialogues import draw_edit
-from anyany.pocket.render import IMAGE_SIZE, Jitter, render_image
+from anyany.pocket.render import IMAGE_SIZE, Jitter, draw_tint, render_image
 from anyany.pocket.text_encoder import CAPTION_TOKENS, say
-from anyany.pocket.world import ATTRIBUTES, Scene, draw_scene
+from anyany.pocket.world import Scene, draw_scene
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from anyany.alignment.order import Draws
 
 EMBED_DIM: Final = 128
+_TINTED: Final = 0.4  # of the pictures: in a nameless color
 _HALF: Final = (0.5, 0.5, 0.5)
 PREPROCESSING: Final = PreprocessingConfig(
     image=ImagePreprocessing(size=IMAGE_SIZE, mean=_HALF, std=_HALF),
@@ -99,7 +101,11 @@ class BindTask(Task):
             rng = random.Random(f"bind:{index}")
             scene = draw_scene(rng)
             for variant in (scene, draw_edit(scene, rng)[1]):
-                picture = render_image(variant, Jitter.draw(rng))
+                tint = None
+                if rng.random() < _TINTED:
+                    assert variant.thing is not None
+                    variant, tint = replace(variant, color=None), draw_tint(variant.thing, rng)
+                picture = render_image(variant, Jitter.draw(rng), tint=tint)
                 pictures.append(prepare_image(picture, PREPROCESSING.image))
                 scenes.append(variant)
                 said.append(_partly(variant, rng))
@@ -155,7 +161,7 @@ def _partly(scene: Scene, rng: random.Random) -> Scene:
     """The scene whole or in part, at even chance."""
     if rng.random() < 0.5:
         return scene
-    names = list(ATTRIBUTES)
+    names = list(scene.said())
     return scene.only(rng.sample(names, rng.randint(1, len(names) - 1)))
 
 

@@ -5,19 +5,21 @@ The renderer is the truth that generators learn from. It shares no code with any
 
 from __future__ import annotations
 
+import colorsys
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from anyany.pocket.world import Scene
+from anyany.pocket.world import HELD_OUT_PAIRS, Scene
 
 IMAGE_SIZE: Final = 64  # pixels
 _OVERSAMPLING: Final = 4
+_TINT_CLEARANCE: Final = 0.04  # of a hue from every named one, as part of the circle
 
 Color: TypeAlias = tuple[int, int, int]
 Point: TypeAlias = tuple[float, float]
@@ -62,25 +64,53 @@ class Jitter:
         return cls(rng.uniform(-1.5, 1.5), rng.uniform(-1.5, 1.5), rng.uniform(0.95, 1.05))
 
 
-def render_image(scene: Scene, jitter: Jitter | None = None) -> Image.Image:
-    """Draw a full scene as an RGB picture of 64 x 64 pixels."""
-    return Image.fromarray(render_pixels(scene, jitter))
+def draw_tint(thing: str, rng: random.Random) -> Color:
+    """A nameless color: clear of every named hue, and never nearest to one held out for the thing.
+
+    Training shows things in such colors, with captions that leave the color unsaid, so that color
+    is not learnt as a property of the pairs that are shown.
+    """
+    while True:
+        hue = rng.random()
+        rgb = colorsys.hsv_to_rgb(hue, rng.uniform(0.75, 1.0), rng.uniform(0.6, 0.95))
+        hues = {name: _hue_distance(hue, color) for name, color in COLOR_RGB.items()}
+        tints = {name: _tint_distance(rgb, color) for name, color in COLOR_RGB.items()}
+        near = {name for name in tints if tints[name] < 1.5 * min(tints.values())}
+        near.add(min(hues, key=lambda name: hues[name]))
+        clear = min(hues.values()) > _TINT_CLEARANCE
+        if clear and not {(thing, name) for name in near} & HELD_OUT_PAIRS:
+            return (round(255 * rgb[0]), round(255 * rgb[1]), round(255 * rgb[2]))
 
 
-def render_pixels(scene: Scene, jitter: Jitter | None = None) -> npt.NDArray[np.uint8]:
+def render_image(
+    scene: Scene, jitter: Jitter | None = None, *, tint: Color | None = None
+) -> Image.Image:
+    """Draw a full scene as an RGB picture of 64 x 64 pixels; see `render_pixels`."""
+    return Image.fromarray(render_pixels(scene, jitter, tint=tint))
+
+
+def render_pixels(
+    scene: Scene, jitter: Jitter | None = None, *, tint: Color | None = None
+) -> npt.NDArray[np.uint8]:
     """Draw a full scene: uint8 [64, 64, 3].
 
+    Args:
+        scene: full, but for the color if there is a tint.
+        jitter: none by default.
+        tint: the thing's color, instead of a named one.
+
     Raises:
-        ValueError: the scene leaves an attribute unsaid.
+        ValueError: the scene leaves an attribute unsaid, or names a color beside a tint.
     """
-    if not scene.full:
-        raise ValueError(f"expected a full scene; got {scene}: complete it first")
-    assert scene.thing and scene.color and scene.size and scene.place and scene.background
+    if not (replace(scene, color="red") if tint else scene).full or (tint and scene.color):
+        raise ValueError(f"expected a full scene; got {scene} and tint {tint}: complete it first")
+    color = tint or COLOR_RGB[scene.color or ""]
+    assert scene.thing and scene.size and scene.place and scene.background
     jitter = jitter or Jitter()
     x, y = CENTER[scene.place]
     return draw_thing(
         scene.thing,
-        COLOR_RGB[scene.color],
+        color,
         BACKGROUND_RGB[scene.background],
         center=(x + jitter.dx, y + jitter.dy),
         radius=RADIUS[scene.size] * jitter.scale,
@@ -97,6 +127,17 @@ def draw_thing(
     _PAINTERS[thing](brush)
     small = canvas.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BOX)
     return np.asarray(small, dtype=np.uint8).copy()
+
+
+def _hue_distance(hue: float, rgb: Color) -> float:
+    """Between a hue in [0, 1) and a color's, round the circle: 0 to 0.5."""
+    other = colorsys.rgb_to_hsv(*(value / 255 for value in rgb))[0]
+    return abs((hue - other + 0.5) % 1.0 - 0.5)
+
+
+def _tint_distance(one: tuple[float, float, float], other: Color) -> float:
+    """Between two colors with their brightness taken out."""
+    return math.dist([v / max(one) for v in one], [v / max(other) for v in other])
 
 
 class _Brush:

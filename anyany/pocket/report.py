@@ -50,8 +50,7 @@ def report_html(evaluation: Evaluation) -> str:
         _section(row, results["rows"][name]) for name, row in evaluation.rows.items()
     )
     facts = {
-        key: results[key]
-        for key in ("model", "config", "presets", "engine", "machine", "versions")
+        key: results[key] for key in ("model", "config", "presets", "engine", "machine", "versions")
     }
     return (
         "<!doctype html>\n"
@@ -83,8 +82,12 @@ def _comparisons(results: Mapping[str, Any]) -> str:
     for name, found in results["comparisons"].items():
         low, high = found["interval"] or (None, None)
         rows.append(
-            [name, *map(_number, (found["value"], low, high)), percent(found["all"]),
-             percent(found["base_all"])]
+            [
+                name,
+                *map(_number, (found["value"], low, high)),
+                percent(found["all"]),
+                percent(found["base_all"]),
+            ]
         )
     if not rows:
         return ""

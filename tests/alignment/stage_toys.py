@@ -32,7 +32,12 @@ from anyany.encoders import (
 from anyany.language import LanguageConfig, LanguageModel, SignalSpec
 from anyany.messages import AudioPart, ImagePart
 
-COLORS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220), "pink": (240, 160, 200)}
+COLORS = {
+    "red": (220, 20, 20),
+    "green": (20, 200, 20),
+    "blue": (20, 20, 220),
+    "pink": (240, 160, 200),
+}
 WORDS = "draw a bell drum in what is this ? here it . make of sounds like the same and then".split()
 DIM = 16
 SPECS = {
@@ -122,6 +127,7 @@ def toy_parts(seed: int = 0, *, context: int = 128) -> StageParts:
             num_key_value_heads=1,
             max_position_embeddings=context,
             tie_word_embeddings=False,
+            initializer_range=0.3,
         )
     )
     config = LanguageConfig(signals=SignalSpec(image=3, video=0, audio=2))
@@ -131,7 +137,9 @@ def toy_parts(seed: int = 0, *, context: int = 128) -> StageParts:
     )
     sizes = {"hidden_dim": 16, "encoder_layers": 1, "decoder_layers": 1, "heads": 2, "ffn": 16}
     projectors = nn.ModuleDict({m: OutputProjector(DIM, s, **sizes) for m, s in SPECS.items()})
-    return StageParts(bridge, projectors, {"image": FakeDecoder("image"), "audio": FakeDecoder("audio")})
+    return StageParts(
+        bridge, projectors, {"image": FakeDecoder("image"), "audio": FakeDecoder("audio")}
+    )
 
 
 @functools.cache

@@ -53,9 +53,7 @@ def run(
     parts: StageParts, stage: StageConfig, folder: Path, source: ListSource | None = None
 ) -> TrainResult:
     source = source or SOURCES[stage.name]()
-    return run_stage(
-        parts.bridge, parts.output_projectors, parts.decoders, source, stage, folder
-    )
+    return run_stage(parts.bridge, parts.output_projectors, parts.decoders, source, stage, folder)
 
 
 def tensors(parts: StageParts) -> dict[str, Tensor]:
@@ -86,7 +84,7 @@ def test_a_stage_changes_what_it_trains_and_not_a_bit_of_the_rest(
     assert parts.bridge.language.lm.get_input_embeddings().weight.shape[0] == 30
     rows = {row.part: row.trainable for row in trainable_table(parts.module())}
     assert rows["encoders"] == 0
-    assert rows["language_model"] == (704 if name == "instruct" else 0)
+    assert rows["language_model"] == (224 if name == "instruct" else 0)
     assert (rows["signal_rows"] == 2 * 5 * 16) == (name in ("decoder", "instruct"))
 
 
@@ -103,13 +101,13 @@ def test_a_stage_learns(name: StageName, tmp_path: Path) -> None:
 
 
 def test_a_stopped_stage_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    whole, parted = toy_parts(), toy_parts()
-    run(whole, config("instruct", steps=5), tmp_path / "whole")
-    for _ in range(5):
-        result = run(parted, config("instruct", steps=5, time_limit=0.0), tmp_path / "parted")
-        fresh = toy_parts()  # what a new process would build
-        parted = fresh if result.step < 5 else parted
-    assert result.reason == "finished" or result.step == 5
+    whole = toy_parts()
+    run(whole, config("instruct", steps=4), tmp_path / "whole")
+    for step in range(1, 5):
+        parted = toy_parts()  # what a new process would build
+        torch.manual_seed(step)
+        result = run(parted, config("instruct", steps=4, time_limit=0.0), tmp_path / "parted")
+        assert result.step == step
     one, other = tensors(whole), tensors(parted)
     assert all(torch.equal(one[n], other[n]) for n in one)
     assert curve(tmp_path / "whole") == curve(tmp_path / "parted")

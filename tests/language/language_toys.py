@@ -70,7 +70,7 @@ def llama_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def _wrap(backend: Tokenizer) -> PreTrainedTokenizerFast:
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=backend,
         pad_token="<pad>",
         bos_token="<s>",
@@ -232,4 +232,5 @@ def _last(model: LanguageModel, prompt: Tensor, token_ids: Sequence[int]) -> Ten
     embedded = prompt[None]
     if token_ids:
         embedded = torch.cat([embedded, model.embed(torch.tensor([list(token_ids)]))], dim=1)
-    return model(embedded)[0]
+    hidden: Tensor = model(embedded)[0]
+    return hidden

@@ -41,7 +41,8 @@ def stirred(adapter: LoraAdapter) -> None:
 
 @torch.no_grad()
 def hidden_of(model: LanguageModel) -> torch.Tensor:
-    return model(prompt_of(model, 9, seed=1)[None])
+    hidden: torch.Tensor = model(prompt_of(model, 9, seed=1)[None])
+    return hidden
 
 
 def test_install_begins_at_zero_and_keeps_what_trains() -> None:

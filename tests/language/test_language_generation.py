@@ -1,5 +1,8 @@
 """The decode loop against plain transformers, against a naive loop, and against itself."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from language_toys import (
@@ -41,7 +44,11 @@ OUTPUTS: list[frozenset[Modality] | None] = [
     frozenset({"text", "video"}),
     frozenset({"text", "image", "audio"}),
 ]
-MODELS = {"llama": small_llama, "neox": small_neox, "qwen-windowed": small_qwen}
+MODELS: dict[str, Callable[[int], Any]] = {
+    "llama": small_llama,
+    "neox": small_neox,
+    "qwen-windowed": small_qwen,
+}
 
 
 def mixed_requests(

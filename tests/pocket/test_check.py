@@ -53,8 +53,10 @@ def test_noise_shows_no_thing() -> None:
 
 def test_a_thing_torn_to_pieces_is_no_thing() -> None:
     rng = np.random.default_rng(0)
-    for scene in (Scene("bell", "red", "large", "center", "white"),
-                  Scene("clock", "blue", "large", "center", "beige")):
+    for scene in (
+        Scene("bell", "red", "large", "center", "white"),
+        Scene("clock", "blue", "large", "center", "beige"),
+    ):
         pixels = render_pixels(scene)
         tiles = pixels.reshape(16, 4, 16, 4, 3).swapaxes(1, 2).reshape(256, 4, 4, 3)
         rng.shuffle(tiles)

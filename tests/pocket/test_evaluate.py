@@ -17,8 +17,9 @@ from anyany.decoders import DecoderPresets, DecoderSettings, part_generator, to_
 from anyany.errors import UsageError
 from anyany.pocket.captions import parse_caption
 from anyany.pocket.check import check_image
-from anyany.pocket.evaluate import ROWS, Evaluation, EvaluationConfig, evaluate
+from anyany.pocket.evaluate import Evaluation, EvaluationConfig, evaluate
 from anyany.pocket.evaluate_cases import draw_cases, edit_cases
+from anyany.pocket.evaluate_rows import ROWS
 from anyany.pocket.figures import figures_markdown
 from anyany.pocket.report import report_html
 from anyany.pocket.world import Scene
@@ -51,9 +52,7 @@ def evaluation(model: AnyToAny, told: list[tuple[str, int, int]]) -> Evaluation:
     return evaluate(model, CONFIG, progress=lambda *event: told.append(event))
 
 
-def test_every_row_has_its_items(
-    evaluation: Evaluation, told: list[tuple[str, int, int]]
-) -> None:
+def test_every_row_has_its_items(evaluation: Evaluation, told: list[tuple[str, int, int]]) -> None:
     assert list(evaluation.rows) == list(evaluation.results["rows"]) == list(ROWS)
     for name, row in evaluation.rows.items():
         number = 32 if name == "checker" else 8
@@ -93,9 +92,10 @@ def test_the_chain_draws_the_same_cases_from_the_same_noise(
 ) -> None:
     cases = draw_cases(8, "held-out", 5)
     row = evaluation.rows["chain"]
-    reply = model.generate(f"draw {cases[0].caption}", outputs={"text", "image"}, seed=cases[0].seed)
+    prompt = f"draw {cases[0].caption}"
+    reply = model.generate(prompt, outputs={"text", "image"}, seed=cases[0].seed)
     item = row.items[0]
-    assert item.prompt == f"draw {cases[0].caption}"
+    assert item.prompt == prompt
     assert item.reply == reply.text
     assert item.made is not None
     difference = np.abs(np.subtract(item.made, reply.images[0].image, dtype=int))
@@ -136,7 +136,10 @@ def test_results_say_what_was_measured_and_with_what(
     assert results["engine"]["micro_batch"] == 8
     assert results["presets"]["fast"]["num_inference_steps"] == 2
     assert set(results["comparisons"]) == {
-        "chain / direct", "caption / direct", "chain / caption", "direct - reference"
+        "chain / direct",
+        "caption / direct",
+        "chain / caption",
+        "direct - reference",
     }
     assert "| not measured |" not in figures_markdown(results)
     assert "<h2>image → text</h2>" in report_html(evaluation)
@@ -176,7 +179,9 @@ def test_a_system_that_cannot_draw_is_refused(model: AnyToAny) -> None:
 
 
 def test_the_verb_writes_its_files_and_prints_the_table(
-    tmp_path: Path, model: AnyToAny, monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    model: AnyToAny,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("anyany.cli.loading.load_system", lambda source, **_: model)
@@ -203,7 +208,10 @@ def test_the_verb_writes_its_files_and_prints_the_table(
     ],
 )
 def test_the_verb_names_what_is_wrong(
-    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -23,9 +23,7 @@ from anyany.pocket.world import ATTRIBUTES, HELD_OUT_PAIRS, all_scenes
 
 
 @pytest.mark.parametrize(("split", "num_pairs"), [("held-out", 8), ("seen", 40), (None, 48)])
-def test_pairs_come_in_turn_and_their_scenes_in_rounds(
-    split: Split | None, num_pairs: int
-) -> None:
+def test_pairs_come_in_turn_and_their_scenes_in_rounds(split: Split | None, num_pairs: int) -> None:
     scenes = list(balanced_scenes(num_pairs * 40, split, random.Random(0)))
     counts = Counter(pair_of(scene) for scene in scenes)
     assert len(counts) == num_pairs
@@ -51,9 +49,7 @@ def test_edit_cases_meet_every_attribute_in_every_pair() -> None:
     for case in cases:
         assert case.source.held_out
         changed = [
-            name
-            for name in ATTRIBUTES
-            if getattr(case.source, name) != getattr(case.target, name)
+            name for name in ATTRIBUTES if getattr(case.source, name) != getattr(case.target, name)
         ]
         assert changed == [case.attribute]
     assert any(case.picture_first for case in cases)

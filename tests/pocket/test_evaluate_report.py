@@ -40,7 +40,11 @@ def _evaluation() -> Evaluation:
     results: dict[str, Any] = {
         "model": {"name": EVIL, "sha256": "0123456789abcdef" * 4},
         "config": {
-            "num_items": 40, "seed": 7, "split": "held-out", "strict": False, "rows": list(rows)
+            "num_items": 40,
+            "seed": 7,
+            "split": "held-out",
+            "strict": False,
+            "rows": list(rows),
         },
         "presets": {},
         "engine": {"device": "cpu", "dtype": "float32"},
@@ -96,8 +100,11 @@ def test_the_page_shows_the_first_items_with_marks_and_confusions() -> None:
     evaluation = _evaluation()
     page = _Page()
     page.feed(report_html(evaluation))
-    items = [a for tag, a in page.tags if tag == "div" and (a.get("class") or "").startswith("item")
-             and a.get("class") != "items"]
+    items = [
+        a
+        for tag, a in page.tags
+        if tag == "div" and (a.get("class") or "").startswith("item") and a.get("class") != "items"
+    ]
     assert len(items) == 2 * SHOWN
     right = sum(a["class"] == "item right" for a in items)
     first = [row.items[:SHOWN] for row in evaluation.rows.values()]
@@ -160,5 +167,5 @@ def test_a_readme_without_one_pair_of_markers_is_left_alone(tmp_path: Path, text
 
 
 def test_a_missing_readme_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="expected a text file README.md"):
+    with pytest.raises(UsageError, match=r"expected a text file README\.md"):
         update_readme(tmp_path / "README.md", _evaluation().results)

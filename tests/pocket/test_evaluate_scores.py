@@ -42,7 +42,11 @@ def _random_items(seed: int, share: float) -> list[Item]:
 def test_an_item_is_right_attribute_by_attribute() -> None:
     item = _item(PAIRS[0], right=False)
     assert item.right == {
-        "thing": True, "color": False, "size": True, "place": True, "background": True
+        "thing": True,
+        "color": False,
+        "size": True,
+        "place": True,
+        "background": True,
     }
     assert not item.all_right
     assert _item(PAIRS[0], right=True).all_right
@@ -51,23 +55,27 @@ def test_an_item_is_right_attribute_by_attribute() -> None:
 
 def test_a_row_sums_up_per_attribute_pair_and_group() -> None:
     items = [
-        _item(PAIRS[0], True, "a"), _item(PAIRS[0], False, "b"),
-        _item(PAIRS[1], False, "a"), _item(PAIRS[1], False, "b"),
+        _item(PAIRS[0], True, "a"),
+        _item(PAIRS[0], False, "b"),
+        _item(PAIRS[1], False, "a"),
+        _item(PAIRS[1], False, "b"),
     ]
     summary = summarize(Row("x", "title", tuple(items), 1.5, "note", {"extra": 0.5}))
     assert summary["n"] == 4
     assert summary["all"] == 0.25
     assert summary["attributes"] == {
-        "thing": 1.0, "color": 0.25, "size": 1.0, "place": 1.0, "background": 1.0
+        "thing": 1.0,
+        "color": 0.25,
+        "size": 1.0,
+        "place": 1.0,
+        "background": 1.0,
     }
     assert summary["attribute_mean"] == pytest.approx(0.85)
     assert summary["worst_pair"] == {"pair": "blue drum", "n": 2, "all": 0.0}
     assert summary["pairs"]["red bell"] == {"n": 2, "all": 0.5}
     assert summary["groups"] == {"a": {"n": 2, "all": 0.5}, "b": {"n": 2, "all": 0.0}}
     assert summary["extras"] == {"extra": 0.5}
-    assert summary["confusion"]["color"] == {
-        "red": {"red": 1, "blue": 1}, "blue": {"cyan": 2}
-    }
+    assert summary["confusion"]["color"] == {"red": {"red": 1, "blue": 1}, "blue": {"cyan": 2}}
 
 
 def test_confusion_names_what_could_not_be_told() -> None:
@@ -99,9 +107,7 @@ def test_a_ratio_is_paired() -> None:
         "base_all": pytest.approx(sum(i.all_right for i in base) / 60),
         "n": 60,
     }
-    half = [
-        _item(item.pair, item.all_right and index % 2 == 0) for index, item in enumerate(base)
-    ]
+    half = [_item(item.pair, item.all_right and index % 2 == 0) for index, item in enumerate(base)]
     found = compare_ratio(half, base)
     right = sum(i.all_right for i in half)
     assert found["value"] == pytest.approx(right / sum(i.all_right for i in base))

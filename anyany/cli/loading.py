@@ -1,0 +1,47 @@
+"""Load a system for a verb, without other libraries' bars on the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from anyany.cli.terminal import notes
+
+if TYPE_CHECKING:
+    from anyany.engine import EngineSettings
+    from anyany.system import AnyToAny
+
+
+def load_system(
+    source: str,
+    *,
+    device: str = "auto",
+    dtype: str | None = None,
+    threads: int,
+    settings: EngineSettings | None = None,
+) -> AnyToAny:
+    """Load a system and note where it runs.
+
+    Args:
+        source: as `AnyToAny.from_pretrained` takes it.
+        device: likewise.
+        dtype: likewise.
+        threads: of torch on the CPU.
+        settings: likewise.
+
+    Raises:
+        CheckpointError, ConfigError, UsageError: as `AnyToAny.from_pretrained`.
+    """
+    from transformers.utils import logging as transformers_logging
+
+    from anyany.system import AnyToAny
+
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    model = AnyToAny.from_pretrained(
+        source, device=device, dtype=dtype, threads=threads, settings=settings
+    )
+    kind = str(model.language.dtype).removeprefix("torch.")
+    shared = f", {threads} threads" if model.device.type == "cpu" else ""
+    notes.info("%s on %s, %s%s", model.config.name, model.device, kind, shared)
+    if model.config.card:
+        notes.debug("%s", model.config.card)
+    return model
