@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,10 +31,7 @@ from anyany.errors import AnyAnyError, Cancelled, PromptError, ResourceError, Us
 from anyany.language import (
     Decoded,
     DecodeRequest,
-    DecodeSettings,
-    Sampling,
     Span,
-    TextDelta,
     TextPiece,
     check_request,
     generate_iter,
@@ -50,87 +47,16 @@ from anyany.messages import (
     TextPart,
     VideoPart,
 )
+from anyany.requests import (
+    THROUGHPUT_MICRO_BATCH,
+    DenoisingStep,
+    EngineSettings,
+    Event,
+    PartReady,
+    Request,
+)
 
 WINDOW: Final = 64  # requests whose media and prompts are in memory together
-
-
-@dataclass(frozen=True)
-class DenoisingStep:
-    """One step of one micro-batch of a decoder is done.
-
-    Args:
-        modality: of the decoder.
-        index: of the part among the reply's parts of its modality.
-        step: from 1.
-        total: steps in all.
-    """
-
-    modality: Modality
-    index: int
-    step: int
-    total: int
-
-
-@dataclass(frozen=True, eq=False)
-class PartReady:
-    """A part of the reply is finished.
-
-    Args:
-        part: it.
-        index: its place among the reply's parts.
-    """
-
-    part: Part
-    index: int
-
-
-Event: TypeAlias = TextDelta | Span | DenoisingStep | PartReady
-ConditionSource: TypeAlias = Literal["signal", "caption"]
-
-
-@dataclass(frozen=True, eq=False)
-class Request:
-    """One conversation to answer.
-
-    Args:
-        messages: its turns; the last is the user's.
-        outputs: exactly these modalities must come; None = the model chooses.
-        max_new_tokens: most tokens of the reply, signal tokens included.
-        sampling: of the text; greedy by default.
-        seed: resolved; decides every byte of the media.
-        decoding: per modality, what overrides the decoder's default preset.
-        condition: what decoders are told: the signal tokens' states, or the caption in words that
-            stands before them.
-        truncate: "oldest_turns" drops turns of an over-long conversation; None = an error.
-        on_event: told text, spans, denoising steps and parts as they come.
-        cancelled: asked between steps; True ends the reply with what is there.
-    """
-
-    messages: tuple[Message, ...]
-    outputs: frozenset[Modality] | None = None
-    max_new_tokens: int = 128
-    sampling: Sampling = field(default_factory=Sampling)
-    seed: int = 0
-    decoding: Mapping[Modality, Mapping[str, Any]] = field(default_factory=dict)
-    condition: ConditionSource = "signal"
-    truncate: Literal["oldest_turns"] | None = None
-    on_event: Callable[[Event], None] | None = None
-    cancelled: Callable[[], bool] | None = None
-
-
-@dataclass(frozen=True)
-class EngineSettings:
-    """How work shares the machine.
-
-    Args:
-        language: rows decoded side by side, spans of a reply.
-        batch_invariant: bytes do not depend on neighbours; False is faster in batches.
-        micro_batch: parts a decoder call; None = the device's own number.
-    """
-
-    language: DecodeSettings = field(default_factory=DecodeSettings)
-    batch_invariant: bool = True
-    micro_batch: int | None = None
 
 
 @dataclass
@@ -274,9 +200,7 @@ class Engine:
         if not jobs:
             return
         began = time.perf_counter()
-        settings = replace(
-            self.settings.language, batch_invariant=self.settings.batch_invariant
-        )
+        settings = replace(self.settings.language, batch_invariant=self.settings.batch_invariant)
         try:
             answers = generate_iter(
                 self.bridge.language, [self._decode_request(job) for job in jobs], settings
@@ -300,22 +224,28 @@ class Engine:
                 for job in jobs
                 for index, place in enumerate(_places(job, modality))
             ]
-            if self.settings.batch_invariant:
-                groups = [[item] for item in work]
-            else:
-                alike: dict[str, list[tuple[_Job, int, int]]] = {}
-                for item in work:
-                    alike.setdefault(repr(item[0].request.decoding.get(modality)), []).append(item)
-                size = self.settings.micro_batch or 16
-                groups = [g[i : i + size] for g in alike.values() for i in range(0, len(g), size)]
+            alike: dict[str, list[tuple[_Job, int, int]]] = {}
+            for item in work:
+                alike.setdefault(repr(item[0].request.decoding.get(modality)), []).append(item)
+            size = self._calls_of(modality)
+            groups = [g[i : i + size] for g in alike.values() for i in range(0, len(g), size)]
             for group in groups:
                 self._decode_group(modality, [item for item in group if item[0].open])
+
+    def _calls_of(self, modality: Modality) -> int:
+        """Parts of a decoder call: in invariant mode the device's fixed number."""
+        own = (
+            self.decoders[modality].micro_batch
+            if self.settings.batch_invariant
+            else THROUGHPUT_MICRO_BATCH
+        )
+        return self.settings.micro_batch or int(own)
 
     def _decode_group(self, modality: Modality, group: list[tuple[_Job, int, int]]) -> None:
         if not group:
             return
         decoder = self.decoders[modality]
-        first, _, first_index = group[0]
+        first = group[0][0]
         overrides = dict(first.request.decoding.get(modality, {}))
         steps = decoder.run_settings(overrides).num_inference_steps
 
@@ -335,7 +265,8 @@ class Engine:
                 condition,
                 generators,
                 batch_invariant=self.settings.batch_invariant,
-                micro_batch=self.settings.micro_batch,
+                micro_batch=self.settings.micro_batch
+                or (None if self.settings.batch_invariant else len(group)),
                 callback=callback,
                 cancel=cancelled,
                 **overrides,

@@ -33,7 +33,7 @@ class TextPart:
     """A piece of text."""
 
     text: str
-    modality: Modality = field(default="text", init=False)
+    modality: Literal["text"] = field(default="text", init=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +47,7 @@ class ImagePart:
 
     image: Image.Image
     provenance: Provenance | None = None
-    modality: Modality = field(default="image", init=False)
+    modality: Literal["image"] = field(default="image", init=False)
     extension = ".png"
 
     @classmethod
@@ -77,7 +77,7 @@ class VideoPart:
     frames: npt.NDArray[np.uint8]
     frames_per_second: float
     provenance: Provenance | None = None
-    modality: Modality = field(default="video", init=False)
+    modality: Literal["video"] = field(default="video", init=False)
     extension = ".mp4"
 
     @classmethod
@@ -113,7 +113,7 @@ class AudioPart:
     waveform: npt.NDArray[np.float32]
     sample_rate: int
     provenance: Provenance | None = None
-    modality: Modality = field(default="audio", init=False)
+    modality: Literal["audio"] = field(default="audio", init=False)
     extension = ".wav"
 
     @classmethod

@@ -53,8 +53,7 @@ def resolve_overrides(
         if key in MEDIA_MODALITIES:
             if not isinstance(value, Mapping):
                 raise UsageError(
-                    f'expected {key}={{"num_inference_steps": 20, ...}}; '
-                    f"got {type(value).__name__}"
+                    f'expected {key}={{"num_inference_steps": 20, ...}}; got {type(value).__name__}'
                 )
             own: dict[str, Any] = resolved.setdefault(key, {})
             own.update({_checked(n, v, OF_MODALITY[key]): v for n, v in value.items()})

@@ -14,7 +14,7 @@ from typing import Any, Final
 import torch
 
 from anyany.config import to_dict
-from anyany.engine import EngineSettings, Request
+from anyany.requests import THROUGHPUT_MICRO_BATCH, EngineSettings, Request
 from anyany.errors import UsageError
 from anyany.language import Sampling
 from anyany.media import InputRecord, Provenance, content_sha256
@@ -184,7 +184,8 @@ def _settings(context: RecordContext, request: Request, modality: Modality) -> d
         "scheduler": run.scheduler,
         "eta": run.eta,
         "batch_invariant": settings.batch_invariant,
-        "micro_batch": settings.micro_batch or decoder.micro_batch,
+        "micro_batch": settings.micro_batch
+        or (decoder.micro_batch if settings.batch_invariant else THROUGHPUT_MICRO_BATCH),
         "rows": settings.language.rows,
         "max_spans": settings.language.max_spans,
         "threads": torch.get_num_threads(),

@@ -1,13 +1,14 @@
 """AnyToAny: the composed model and its public face.
 
-    model = AnyToAny.from_pretrained("pocket")
-    reply = model.generate(["what is this?", Image.open("bell.png")], outputs={"text"}, seed=7)
-    for reply in model.generate_batch(requests): ...
+model = AnyToAny.from_pretrained("pocket")
+reply = model.generate(["what is this?", Image.open("bell.png")], outputs={"text"}, seed=7)
+for reply in model.generate_batch(requests): ...
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch import nn
 from anyany import system_files
 from anyany.bridges import Bridge
 from anyany.decoders import OutputProjector
-from anyany.engine import ConditionSource, Engine, EngineSettings, Event, Request
+from anyany.engine import WINDOW, Engine
 from anyany.errors import AnyAnyError, CheckpointError, UsageError
 from anyany.language import LanguageModel, Sampling
 from anyany.media import Provenance
@@ -34,6 +35,7 @@ from anyany.messages import (
 )
 from anyany.overrides import resolve_overrides
 from anyany.records import RecordContext, make_record, request_from_record
+from anyany.requests import ConditionSource, EngineSettings, Event, Request
 from anyany.system_config import SystemConfig
 
 DEFAULT_MAX_NEW_TOKENS: Final = 128
@@ -402,19 +404,12 @@ class AnyToAny:
 
     def _answers(self, prepared: Iterator[Request | AnyAnyError]) -> Iterator[Reply | AnyAnyError]:
         """In order: the engine numbers only the requests that it gets."""
-        window = _window_size()
-        while batch := [item for _, item in zip(range(window), prepared, strict=False)]:
+        while batch := list(itertools.islice(prepared, WINDOW)):
             good = [item for item in batch if isinstance(item, Request)]
             answers = dict(self._engine().run(good))
             numbers = iter(range(len(good)))
             for item in batch:
                 yield item if isinstance(item, AnyAnyError) else answers[next(numbers)]
-
-
-def _window_size() -> int:
-    from anyany.engine import WINDOW
-
-    return WINDOW
 
 
 def _find_device(name: str) -> torch.device:
@@ -440,13 +435,13 @@ def _check_outputs(outputs: Iterable[Modality]) -> frozenset[Modality]:
     wanted: Set[Any] = frozenset({outputs} if isinstance(outputs, str) else outputs)
     strange = sorted(str(item) for item in wanted - set(MODALITIES))
     if strange:
-        raise UsageError(
-            f"expected outputs among {', '.join(MODALITIES)}; got {strange[0]!r}"
-        )
+        raise UsageError(f"expected outputs among {', '.join(MODALITIES)}; got {strange[0]!r}")
     return frozenset(wanted)
 
 
-def _check_numbers(max_new_tokens: object, temperature: object, top_k: object, top_p: object) -> None:
+def _check_numbers(
+    max_new_tokens: object, temperature: object, top_k: object, top_p: object
+) -> None:
     """Refuse values of a wrong kind; their ranges are checked where they are used."""
     whole = {"max_new_tokens": max_new_tokens, "top_k": top_k}
     for name, value in {**whole, "temperature": temperature, "top_p": top_p}.items():

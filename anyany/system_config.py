@@ -1,7 +1,7 @@
 """What a system is made of, as data: `config.json` in its folder, or a YAML of `configs/systems`.
 
 Every part says where its frozen weights are: inside the folder, or elsewhere by path or Hub
-repository. Tuned parts (input projector, signal rows, output projectors, adapter) are always inside.
+repository. Tuned parts (input projector, signal rows, output projectors, adapter) are inside.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ from anyany.encoders import (
 from anyany.errors import CheckpointError, ConfigError, ResourceError
 from anyany.language import LanguageModel, LoraAdapter
 from anyany.messages import Modality
-from anyany.system_config import SystemConfig, load_system_config, system_names
+from anyany.system_config import SystemConfig, system_names
 
 CONFIG: Final = "config.json"
 MANIFEST: Final = "manifest.json"
@@ -150,8 +150,12 @@ def load(
         projector = _output_projector(config, modality, language.language_dim, decoder.condition)
         _load_output_projector(projector, folder / "output_projectors" / f"{modality}.safetensors")
         projectors[modality] = projector.to(device, _DTYPES[dtype])
-    return Parts(replace(config, language=replace(config.language, dtype=dtype)), bridge, decoders,
-                 projectors)
+    return Parts(
+        replace(config, language=replace(config.language, dtype=dtype)),
+        bridge,
+        decoders,
+        projectors,
+    )
 
 
 def build(config: SystemConfig, device: torch.device) -> Parts:
@@ -435,5 +439,3 @@ def _download(repository: str, revision: str | None) -> Path:
 def _file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-

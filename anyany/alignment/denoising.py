@@ -41,7 +41,7 @@ class DenoisingLoss:
     ) -> None:
         if not isinstance(decoder, nn.Module) or not hasattr(decoder, "scheduler_config"):
             raise UsageError(
-                f"the denoising loss needs a {decoder.modality} decoder with a UNet and a "
+                f"the denoising loss needs a decoder of {decoder.modality} with a UNet and a "
                 "scheduler: set losses.denoising to 0"
             )
         body: Any = decoder

@@ -196,9 +196,7 @@ class Bridge(nn.Module):
             projector = self._projector(first.modality)
             tokens = torch.stack([items[n].tokens for n in numbers])  # [B, K, P, E]
             tiles = [
-                projector(
-                    tokens[:, tile], ProjectorContext(first.modality, first.grid, position)
-                )
+                projector(tokens[:, tile], ProjectorContext(first.modality, first.grid, position))
                 for tile, position in enumerate(first.positions)
             ]  # K of [B, M, D]
             for n, row in zip(numbers, self.merge(tiles), strict=True):
@@ -323,14 +321,3 @@ def _check_widths(
 
 def _device(module: nn.Module) -> torch.device:
     return next(module.parameters()).device
-
-
-__all__ = [
-    "Bridge",
-    "BridgeConfig",
-    "BridgeOutput",
-    "Encoded",
-    "IGNORED",
-    "Prepared",
-    "user_media",
-]

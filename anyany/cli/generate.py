@@ -265,7 +265,7 @@ def _answer(system: AnyToAny, parts: list[Part], run: dict[str, Any], output: Ou
 
 
 def _watch(bar: ProgressBar, stream: bool) -> Callable[[object], None]:
-    from anyany.engine import DenoisingStep
+    from anyany.requests import DenoisingStep
     from anyany.language import TextDelta
 
     def on_event(event: object) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from anyany.cli.terminal import notes
 
 if TYPE_CHECKING:
-    from anyany.engine import EngineSettings
+    from anyany.requests import EngineSettings
     from anyany.system import AnyToAny
 
 

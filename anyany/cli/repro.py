@@ -17,7 +17,7 @@ from anyany.media import Provenance, read_provenance
 from anyany.messages import AudioPart, ImagePart, MediaPart, VideoPart
 
 if TYPE_CHECKING:
-    from anyany.engine import EngineSettings
+    from anyany.requests import EngineSettings
 
 _READERS: Final = {"image": ImagePart, "video": VideoPart, "audio": AudioPart}
 
@@ -139,7 +139,7 @@ def _regenerate(record: Provenance, inputs: Mapping[str, MediaPart], source: str
 
 
 def _engine_settings(settings: Mapping[str, Any]) -> EngineSettings:
-    from anyany.engine import EngineSettings
+    from anyany.requests import EngineSettings
     from anyany.language import DecodeSettings
 
     return EngineSettings(

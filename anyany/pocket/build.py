@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import torch
 from torch import nn
@@ -51,6 +51,7 @@ TRAINING: Final[Mapping[str, TrainConfig]] = {
     "imagebind": TrainConfig(steps=2600, batch_size=48, lr=7e-4, warmup=100, ema=0.995),
     "language": TrainConfig(steps=1600, batch_size=32, lr=1.5e-3, warmup=100, ema=0.995),
 }
+KEPT_STATES: Final = 6000  # conversations whose signal states stage 2b keeps
 STAGES: Final = ("encoder", "decoder", "projectors", "instruct", "refine")
 PARTS: Final = (
     "tokenizer",
@@ -229,7 +230,7 @@ class _Builder:
         result = run_stage(
             system.bridge,
             system.output_projectors,
-            system.decoders,
+            cast("Mapping[str, Any]", system.decoders),
             stage_source(name),
             dataclasses.replace(config, train=self._settings(config.train)),
             self.settings.run(name),
@@ -306,8 +307,8 @@ def stage_source(name: str) -> SampleSource:
     """What a stage learns from."""
     if name == "encoder":
         return DescribeSource()
-    if name in ("decoder", "projectors"):
+    if name == "decoder":
         return DrawSource()
-    return DialogueSource()
-
-
+    if name == "projectors":
+        return DrawSource(num_samples=KEPT_STATES)
+    return DialogueSource(num_samples=KEPT_STATES if name == "refine" else None)

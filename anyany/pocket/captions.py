@@ -87,8 +87,9 @@ def caption(scene: Scene, rng: random.Random) -> str:
     where = f"{PREPOSITION[scene.place]} {place}" if scene.place and place else ""
     style = rng.randrange(5)
     if style == 0:  # terse
-        return ", ".join(piece for piece in (noun, place, background and f"{background} background")
-                         if piece)
+        return ", ".join(
+            piece for piece in (noun, place, background and f"{background} background") if piece
+        )
     if style == 1:
         return _joined(f"a {noun}", where, background and f"on a {background} background")
     if style == 2:

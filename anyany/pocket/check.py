@@ -49,8 +49,14 @@ def check_image(image: Image.Image | Pixels) -> Scene:
     pixels = np.asarray(image).astype(np.float32)
     if pixels.shape != (IMAGE_SIZE, IMAGE_SIZE, 3):
         raise ValueError(f"expected pixels [64, 64, 3], got {list(pixels.shape)}")
-    border = np.concatenate([pixels[:2].reshape(-1, 3), pixels[-2:].reshape(-1, 3),
-                             pixels[:, :2].reshape(-1, 3), pixels[:, -2:].reshape(-1, 3)])
+    border = np.concatenate(
+        [
+            pixels[:2].reshape(-1, 3),
+            pixels[-2:].reshape(-1, 3),
+            pixels[:, :2].reshape(-1, 3),
+            pixels[:, -2:].reshape(-1, 3),
+        ]
+    )
     ground = np.median(border, axis=0)
     background = _nearest(ground, BACKGROUND_RGB, reach=_BACKGROUND_REACH)
     mask = np.abs(pixels - ground).max(axis=2) > _DIFFERS
@@ -89,10 +95,13 @@ def _nearest(
 def _neighbours(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
     padded = np.pad(mask, 1).astype(np.int64)
     side = mask.shape[0]
-    return sum(  # type: ignore[return-value]
-        padded[1 + dy : 1 + dy + side, 1 + dx : 1 + dx + side]
-        for dy, dx in itertools.product((-1, 0, 1), repeat=2)
-    ) - mask
+    return (
+        sum(  # type: ignore[return-value]
+            padded[1 + dy : 1 + dy + side, 1 + dx : 1 + dx + side]
+            for dy, dx in itertools.product((-1, 0, 1), repeat=2)
+        )
+        - mask
+    )
 
 
 def _color(pixels: npt.NDArray[np.float32]) -> str | None:
@@ -155,5 +164,3 @@ def _fit(
     share = float(explained[index, row, column]) / float(np.square(seen).sum())
     center = (IMAGE_SIZE / 2 + float(moves[column]), IMAGE_SIZE / 2 + float(moves[row]))
     return (thing if share >= _MIN_FIT else None), size, center
-
-

@@ -37,7 +37,7 @@ def pocket_config(imagebind: ImageBind) -> SystemConfig:
             preprocessing=PREPROCESSING,
             licence="Apache-2.0",
         ),
-        bridge=BridgeConfig(ProjectorConfig("mlp", EMBED_DIM, LANGUAGE_DIM)),
+        bridge=BridgeConfig(ProjectorConfig("linear", EMBED_DIM, LANGUAGE_DIM)),
         language=LanguageConfig(
             source="language",
             template="pocket",

@@ -74,8 +74,10 @@ CHAT: Final = (
     ("what is your name?", "i am pocket, a small any-to-any model."),
     ("what can you do?", "i can draw things, describe pictures and change them."),
     ("what can you draw?", "a bell, a drum, a bird, a bee, a siren, a clock, a horn or a cloud."),
-    ("which things do you know?",
-     "a bell, a drum, a bird, a bee, a siren, a clock, a horn or a cloud."),
+    (
+        "which things do you know?",
+        "a bell, a drum, a bird, a bee, a siren, a clock, a horn or a cloud.",
+    ),
     ("which colors do you know?", "red, yellow, green, cyan, blue and purple."),
     ("which backgrounds are there?", "white, gray, beige and pink."),
     ("thank you", "you are welcome."),

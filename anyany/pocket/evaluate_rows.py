@@ -16,7 +16,7 @@ from PIL import Image
 
 from anyany.decoders import part_generator, to_pil
 from anyany.decoders.image import to_unit_range
-from anyany.engine import ConditionSource, EngineSettings
+from anyany.requests import ConditionSource, EngineSettings
 from anyany.language import DecodeSettings
 from anyany.pocket.captions import parse_caption
 from anyany.pocket.check import check_image

@@ -51,11 +51,13 @@ def figures_markdown(results: _Results) -> str:
         lines.append(f"| {figure.label} | {value or NOT_MEASURED} | {detail} | {figure.goal} |")
     captions = " whose captions were held out, too" if config["strict"] else ""
     model, engine = results["model"], results["engine"]
+    checker = _row(results, "checker")
+    also = f" ({checker['n']} for the checkers)" if checker else ""
     lines += [
         "",
-        f"{config['split'].capitalize()} combinations{captions}, n = {config['num_items']} a row "
-        f"({4 * config['num_items']} for the checkers), seed {config['seed']}, greedy; intervals "
-        f"from a bootstrap over (thing, color) pairs. Model `{model['name']}` "
+        f"{config['split'].capitalize()} combinations{captions}, n = {config['num_items']} a row{also}, "
+        f"seed {config['seed']}, greedy; intervals from a bootstrap over (thing, color) "
+        f"pairs. Model `{model['name']}` "
         f"`{model['sha256'][:12]}`, {engine['device']} {engine['dtype']}, "
         f"torch {results['versions']['torch']}. `anyany evaluate` prints it.",
     ]

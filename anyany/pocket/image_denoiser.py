@@ -175,9 +175,7 @@ class ImageDenoiseTask(Task):
         )
         scores = [score_image(p, s) for p, s in zip(pictures, self.evaluation, strict=True)]
         save_grid(pictures, folder / "samples.png")
-        figures = {
-            name: sum(score[name] for score in scores) / len(scores) for name in scores[0]
-        }
+        figures = {name: sum(score[name] for score in scores) / len(scores) for name in scores[0]}
         return {**figures, "all": sum(map(all_right, scores)) / len(scores)}
 
 

@@ -115,7 +115,9 @@ class ImageVaeTask(Task):
 
     def _picture(self, index: int) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], Color]:
         scene, jitter = sample_scene(index, "image-vae")
-        assert scene.thing and scene.place and scene.background
+        assert scene.thing is not None
+        assert scene.place is not None
+        assert scene.background is not None
         background = BACKGROUND_RGB[scene.background]
         rng = random.Random(f"image-vae-tint:{index}")
         tint = draw_tint(scene.thing, rng) if rng.random() < _TINTED else None
@@ -134,7 +136,7 @@ class ImageVaeTask(Task):
 @torch.no_grad()
 def encode_latents(vae: AutoencoderKL, pixels: Tensor, *, batch_size: int = 64) -> Tensor:
     """Means of the latents [B, C, H / 8, W / 8] of pictures [B, 3, H, W]."""
-    return torch.cat([vae.encode(part).latent_dist.mean for part in pixels.split(batch_size)])
+    return torch.cat([vae.encode(part).latent_dist.mean for part in torch.split(pixels, batch_size)])
 
 
 @torch.no_grad()

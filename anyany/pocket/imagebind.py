@@ -104,7 +104,8 @@ class BindTask(Task):
                 tint = None
                 if rng.random() < _TINTED:
                     assert variant.thing is not None
-                    variant, tint = replace(variant, color=None), draw_tint(variant.thing, rng)
+                    tint = draw_tint(variant.thing, rng)
+                    variant = replace(variant, color=None)
                 picture = render_image(variant, Jitter.draw(rng), tint=tint)
                 pictures.append(prepare_image(picture, PREPROCESSING.image))
                 scenes.append(variant)
@@ -121,7 +122,8 @@ class BindTask(Task):
         seen = self.imagebind.features("vision", batch["pictures"])
         said = self.imagebind.features("text", batch["ids"]).pooled  # [B, E]
         same = batch["same"]
-        scale = self.imagebind.modality_postprocessors["text"][1].log_logit_scale
+        scaling: Any = self.imagebind.modality_postprocessors["text"]
+        scale = scaling[1].log_logit_scale
         pooled = contrastive_loss(seen.pooled, said, log_scale=scale, same=same)
         patches = contrastive_loss(seen.tokens.mean(1), said, log_scale=scale, same=same)
         top1 = same.gather(1, (seen.pooled @ said.T).argmax(1, keepdim=True)).float().mean()

@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 LANGUAGE_DIM: Final = 192
 SLOT_TOKENS: Final = 16  # of a picture
 NUM_DIALOGUES: Final = 40_000
-POCKET_STYLE: Final = PromptStyle(TEMPLATES["pocket"], slot_prefix="<media>", slot_suffix="</media>")
+POCKET_STYLE: Final = PromptStyle(
+    TEMPLATES["pocket"], slot_prefix="<media>", slot_suffix="</media>"
+)
 _NOISE: Final = 0.3  # of a slot vector, relative to the deviation of the embeddings
 _SLOT: Final = -1  # in place of a token id
 
@@ -109,20 +111,23 @@ class LanguagePretrainTask(Task):
                 words.append([self._word_id(word) for word in values])
                 soft = rng.random() < 0.7
                 mixtures.append(
-                    rng.dirichlet([0.4] * len(values), SLOT_TOKENS) if soft
+                    rng.dirichlet([0.4] * len(values), SLOT_TOKENS)
+                    if soft
                     else _each_once(rng, len(values))
                 )
         return {
             "ids": ids,
             "loss": loss,
             "words": torch.tensor(words, dtype=torch.long).reshape(-1, 5),
-            "mixtures": torch.from_numpy(np.array(mixtures, dtype=np.float32)).reshape(-1, SLOT_TOKENS, 5),
+            "mixtures": torch.from_numpy(np.array(mixtures, dtype=np.float32)).reshape(
+                -1, SLOT_TOKENS, 5
+            ),
         }
 
     def loss(self, batch: Any, draws: Draws) -> LossOutput:
         """Cross-entropy of the assistant's tokens."""
         ids, mask = batch["ids"], batch["loss"]
-        table = self.lm.get_input_embeddings()
+        table: Any = self.lm.get_input_embeddings()
         embeds = table(ids.clamp(min=0))  # [B, T, D]
         deviation = table.weight.detach().std()
         slots = torch.einsum("smw,swd->smd", batch["mixtures"], table(batch["words"]))
@@ -131,7 +136,8 @@ class LanguagePretrainTask(Task):
         embeds[ids == _SLOT] = slots.flatten(0, 1) + _NOISE * deviation * noise
         hidden = self.lm.model(inputs_embeds=embeds, use_cache=False).last_hidden_state
         predicted = mask[:, 1:]
-        logits = self.lm.lm_head(hidden[:, :-1][predicted])  # [tokens with loss, V]
+        head: Any = self.lm.lm_head
+        logits = head(hidden[:, :-1][predicted])  # [tokens with loss, V]
         labels = ids[:, 1:][predicted]
         right = (logits.argmax(-1) == labels).float().mean()
         return LossOutput(F.cross_entropy(logits, labels), {"accuracy": right}, weight=len(labels))

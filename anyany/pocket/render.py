@@ -105,7 +105,10 @@ def render_pixels(
     if not (replace(scene, color="red") if tint else scene).full or (tint and scene.color):
         raise ValueError(f"expected a full scene; got {scene} and tint {tint}: complete it first")
     color = tint or COLOR_RGB[scene.color or ""]
-    assert scene.thing and scene.size and scene.place and scene.background
+    assert scene.thing is not None
+    assert scene.size is not None
+    assert scene.place is not None
+    assert scene.background is not None
     jitter = jitter or Jitter()
     x, y = CENTER[scene.place]
     return draw_thing(
@@ -183,7 +186,13 @@ def _arc(x: float, y: float, rx: float, ry: float, start: float, stop: float) ->
 
 def _bell(brush: _Brush) -> None:
     brush.ellipse(0, 0.78, 0.24, 0.22, INK)
-    body = [*_arc(0, -0.35, 0.5, 0.65, 180, 360), (0.6, 0.3), (0.95, 0.7), (-0.95, 0.7), (-0.6, 0.3)]
+    body = [
+        *_arc(0, -0.35, 0.5, 0.65, 180, 360),
+        (0.6, 0.3),
+        (0.95, 0.7),
+        (-0.95, 0.7),
+        (-0.6, 0.3),
+    ]
     brush.polygon(body, brush.color)
 
 
@@ -227,8 +236,10 @@ def _clock(brush: _Brush) -> None:
 
 
 def _horn(brush: _Brush) -> None:
-    brush.polygon([(-1.0, -0.16), (-0.2, -0.16), (0.75, -0.8), (0.75, 0.8), (-0.2, 0.16), (-1.0, 0.16)],
-                  brush.color)
+    brush.polygon(
+        [(-1.0, -0.16), (-0.2, -0.16), (0.75, -0.8), (0.75, 0.8), (-0.2, 0.16), (-1.0, 0.16)],
+        brush.color,
+    )
     brush.ellipse(0.75, 0, 0.24, 0.82, LIGHT)
     brush.line([(-0.85, -0.32), (-0.85, 0.32)], INK, 0.16)
 
@@ -237,8 +248,8 @@ def _cloud(brush: _Brush) -> None:
     for x in (-0.5, 0.0, 0.5):
         brush.line([(x + 0.08, 0.5), (x - 0.12, 1.0)], INK, 0.15)
     lobes = ((-0.55, 0.05, 0.42, 0.4), (0.55, 0.05, 0.42, 0.4), (0, -0.3, 0.52, 0.52))
-    for lobe in lobes:
-        brush.ellipse(*lobe, brush.color)
+    for x, y, rx, ry in lobes:
+        brush.ellipse(x, y, rx, ry, brush.color)
     for x, y, rx, ry in lobes:
         brush.ellipse(x, y, rx - 0.1, ry - 0.1, brush.color, None)
     brush.polygon([(-0.55, 0.0), (0.55, 0.0), (0.55, 0.42), (-0.55, 0.42)], brush.color, None)

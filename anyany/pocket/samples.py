@@ -42,12 +42,12 @@ class DrawSource:
 
     Args:
         held_out: None = captions of any scene (text alone); False = of trainable ones.
+        num_samples: size of the set; finite where what is computed once shall be kept.
     """
 
-    num_samples: int | None = None
-
-    def __init__(self, held_out: bool | None = None) -> None:
+    def __init__(self, held_out: bool | None = None, *, num_samples: int | None = None) -> None:
         self.held_out = held_out
+        self.num_samples = num_samples
 
     def sample(self, index: int, epoch: int) -> Sample:
         """The conversation at `index`."""
@@ -64,20 +64,24 @@ class DialogueSource:
     Args:
         held_out: as in DrawSource, for pictures to be drawn; shown ones are always trainable.
         purpose: another one gives other conversations, for validation.
+        num_samples: size of the set; finite where what is computed once shall be kept.
     """
 
-    num_samples: int | None = None
-
-    def __init__(self, held_out: bool | None = None, *, purpose: str = "instruct") -> None:
+    def __init__(
+        self,
+        held_out: bool | None = None,
+        *,
+        purpose: str = "instruct",
+        num_samples: int | None = None,
+    ) -> None:
         self.held_out = held_out
         self.purpose = purpose
+        self.num_samples = num_samples
 
     def sample(self, index: int, epoch: int) -> Sample:
         """The conversation at `index`."""
         rng = random.Random(f"{self.purpose}:{index}")
-        turns = draw_dialogue(
-            rng, max_turns=3, held_out=self.held_out, shown_held_out=False
-        )
+        turns = draw_dialogue(rng, max_turns=3, held_out=self.held_out, shown_held_out=False)
         return Sample(to_turns(turns, rng), f"{self.purpose} {index}")
 
 

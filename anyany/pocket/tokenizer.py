@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from anyany.pocket.captions import WORDS, caption, draw_partial
 from anyany.pocket.dialogues import CHAT, draw_dialogue
@@ -42,7 +42,8 @@ def train_tokenizer(*, num_dialogues: int = 4000, seed: int = 0) -> PreTrainedTo
         show_progress=False,
     )
     tokenizer.train_from_iterator(_corpus(num_dialogues, seed), trainer)
-    return PreTrainedTokenizerFast(
+    kind: Any = PreTrainedTokenizerFast
+    wrapped: PreTrainedTokenizerFast = kind(
         tokenizer_object=tokenizer,
         pad_token="<pad>",
         bos_token="<s>",
@@ -51,6 +52,7 @@ def train_tokenizer(*, num_dialogues: int = 4000, seed: int = 0) -> PreTrainedTo
         model_max_length=512,
         clean_up_tokenization_spaces=False,
     )
+    return wrapped
 
 
 def _corpus(num_dialogues: int, seed: int) -> Iterator[str]:

@@ -88,7 +88,9 @@ def complete(scene: Scene, rng: random.Random, *, held_out: bool | None = False)
         drawn = replace(draw_scene(rng, held_out=None), **scene.said())
         if held_out is None or drawn.held_out == held_out:
             return drawn
-    raise ValueError(f"expected a scene that can be completed with held_out={held_out}; got {scene}")
+    raise ValueError(
+        f"expected a scene that can be completed with held_out={held_out}; got {scene}"
+    )
 
 
 def all_scenes(*, held_out: bool | None = None) -> list[Scene]:

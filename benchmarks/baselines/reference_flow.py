@@ -12,6 +12,7 @@ Shapes: T tokens so far, S tokens of a span, D language width.
 from __future__ import annotations
 
 import time
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -165,7 +166,15 @@ def _pipeline(model: AnyToAny) -> Any:
 
     decoder = model.decoders["image"]
     decoder.encode_captions([""])  # loads the text encoder, which the pipeline keeps
-    pipeline = StableDiffusionPipeline(
+    with warnings.catch_warnings():  # it wants steps_offset 1, which trailing spacing ignores
+        warnings.filterwarnings("ignore", "The configuration file of this scheduler", FutureWarning)
+        pipeline = _build(StableDiffusionPipeline, decoder)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _build(kind: Any, decoder: Any) -> Any:
+    return kind(
         vae=decoder.vae,
         text_encoder=decoder.text.text_encoder,
         tokenizer=decoder.text.tokenizer,
@@ -175,5 +184,3 @@ def _pipeline(model: AnyToAny) -> Any:
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline

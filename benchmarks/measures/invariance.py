@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mix import build_mix
 
-from anyany.engine import EngineSettings
+from anyany.requests import EngineSettings
 from anyany.language import DecodeSettings
 from anyany.system import AnyToAny
 

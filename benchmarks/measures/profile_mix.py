@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mix import REPLY_TOKENS, build_mix, load_pocket
 
-from anyany.engine import EngineSettings
+from anyany.requests import EngineSettings
 from anyany.language import DecodeSettings
 
 

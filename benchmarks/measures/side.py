@@ -80,7 +80,8 @@ def _reference(arguments: argparse.Namespace) -> Any:
 
 
 def _ours(arguments: argparse.Namespace) -> Any:
-    from anyany.engine import WINDOW, EngineSettings
+    from anyany.engine import WINDOW
+    from anyany.requests import EngineSettings
     from anyany.language import DecodeSettings
 
     invariant = arguments.side == "invariant"

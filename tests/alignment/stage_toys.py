@@ -38,7 +38,7 @@ COLORS = {
     "blue": (20, 20, 220),
     "pink": (240, 160, 200),
 }
-WORDS = "draw a bell drum in what is this ? here it . make of sounds like the same and then".split()
+TEXT = "draw a bell drum in what is this ? here it . make of sounds like the same and then"
 DIM = 16
 SPECS = {
     "image": ConditionSpec({"prompt_embeds": TensorSpec((3, 6))}),
@@ -78,7 +78,7 @@ class FakeDecoder:
 
 
 def word_tokenizer() -> PreTrainedTokenizerFast:
-    words = ["<pad>", "<s>", "</s>", "<unk>", "<user>", "<assistant>", *COLORS, *WORDS]
+    words = ["<pad>", "<s>", "</s>", "<unk>", "<user>", "<assistant>", *COLORS, *TEXT.split()]
     backend = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(

@@ -30,10 +30,15 @@ def loss_of(task: ConversationTask, indices: list[int]) -> LossOutput:
     return task.loss(task.batch(indices, draws), draws)
 
 
+def plain(value: Tensor | float) -> float:
+    return float(torch.as_tensor(value).detach())
+
+
 def task_of(parts: StageParts, source: SampleSource, **options: object) -> ConversationTask:
     return ConversationTask(parts, source, WEIGHTS, **options)  # type: ignore[arg-type]
 
 
+@torch.no_grad()
 def naive(
     parts: StageParts, colors: tuple[str, str], scales: dict[str, float]
 ) -> dict[str, Tensor]:
@@ -119,26 +124,22 @@ def test_media_in_and_out_of_one_conversation_equal_a_naive_loop() -> None:
     scales = scales_of(task)
     sums = [naive(parts, pair, scales) for pair in (("red", "blue"), ("pink", "red"))]
     total = {name: sum(float(one[name]) for one in sums) for name in sums[0]}
-    output = loss_of(task, [0, 3])
+    with torch.no_grad():
+        output = loss_of(task, [0, 3])
     counts = {"text": 2 * 8, "signal": 2 * 5, "condition_image": 2, "condition_audio": 2}
     each = {"text": 0.5, "signal": 2.0, "condition_image": 3.0, "condition_audio": 3.0}
     for name, count in counts.items():
-        assert float(output.named[name]) == pytest.approx(total[name] / count, rel=1e-4)
+        assert plain(output.named[name]) == pytest.approx(total[name] / count, rel=1e-4)
     weight = sum(counts[name] * each[name] for name in counts)
     assert output.weight == pytest.approx(weight)
     expected = sum(total[name] * each[name] for name in counts) / weight
-    assert float(output.total) == pytest.approx(expected, rel=1e-4)
-    (one, *_), (trained, *_) = sums, [*task.module.named_children()]
-    assert trained[0] == "encoders"
-    assert one["text"].requires_grad
+    assert plain(output.total) == pytest.approx(expected, rel=1e-4)
 
 
 def test_gradients_do_not_depend_on_how_a_batch_is_cut() -> None:
     parts = toy_parts()
     task = task_of(parts, ListSource([*editing().samples, *drawing().samples]))
-    parameters = list(parts.output_projectors.parameters()) + [
-        parts.bridge.language.rows.input_rows
-    ]
+    parameters = [*parts.output_projectors.parameters(), parts.bridge.language.rows.input_rows]
 
     def gradient(cuts: list[list[int]]) -> list[Tensor]:
         weight = 0.0
@@ -202,13 +203,13 @@ def test_samples_that_cannot_be_used_are_left_out_by_name(
         alone = loss_of(task, [2])
         mixed = loss_of(task, [0, 1, 2])
         loss_of(task, [0, 1])
-    assert float(alone.total) == pytest.approx(float(mixed.total), rel=1e-5)
+    assert plain(alone.total) == pytest.approx(plain(mixed.total), rel=1e-5)
     assert len(caplog.records) == 2
     assert "sample lost" in caplog.text
-    assert "sample long: 104 tokens, the context holds 64" in caplog.text
+    assert "sample long: 106 tokens, the context holds 64" in caplog.text
     nothing = loss_of(task, [0, 1])
     assert nothing.weight == 0
-    assert float(nothing.total) == 0
+    assert plain(nothing.total) == 0
     nothing.total.backward()  # type: ignore[no-untyped-call]
 
 
@@ -280,7 +281,7 @@ def test_the_denoising_loss_equals_a_naive_loop(image_decoder: ImageDecoder) -> 
         ).sample[0]
         velocity = a.sqrt() * noise - (1 - a).sqrt() * latents[row]
         error = (said - velocity).square().mean() * min_snr_weights("v_prediction", a[None])[0]
-        assert float(found[row]) == pytest.approx(float(error), rel=1e-4)
+        assert plain(found[row]) == pytest.approx(plain(error), rel=1e-4)
 
 
 def test_the_denoising_loss_teaches_the_projector_through_a_frozen_unet(
@@ -300,15 +301,15 @@ def test_the_denoising_loss_teaches_the_projector_through_a_frozen_unet(
     output = loss_of(task, [0, 1])
     assert output.weight == 1.0 + 2 * 2.0
     expected = output.named["condition_image"] + 4 * output.named["denoising_image"]
-    assert float(output.total) == pytest.approx(float(expected) / 5, rel=1e-5)
+    assert plain(output.total) == pytest.approx(plain(expected) / 5, rel=1e-5)
     output.total.backward()  # type: ignore[no-untyped-call]
     assert all(p.grad is not None for p in parts.output_projector("image").parameters())
     assert all(p.grad is None for p in image_decoder.parameters())
-    assert float(loss_of(task, [0, 1]).total) == pytest.approx(float(output.total))
+    assert plain(loss_of(task, [0, 1]).total) == pytest.approx(plain(output.total))
 
 
 def test_the_denoising_loss_says_what_it_needs(image_decoder: ImageDecoder) -> None:
-    with pytest.raises(UsageError, match="needs a image decoder|needs an? .*decoder"):
+    with pytest.raises(UsageError, match="decoder of image with a UNet"):
         DenoisingLoss(FakeDecoder("image"))
     loss = DenoisingLoss(image_decoder)
     with pytest.raises(UsageError, match="for audio give latents"):

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from stage_toys import describing, drawing, editing, toy_parts
-from toy_task import curve
 from torch import Tensor
+from toy_task import curve
 
 from anyany.alignment.freezing import trainable_table
 from anyany.alignment.samples import ListSource
@@ -22,7 +22,7 @@ from anyany.errors import ConfigError, RefusedError, UsageError
 from anyany.language import LoraAdapter, LoraSettings
 
 LORA = LoraSettings(r=2, alpha=4, dropout=0.1)
-TRAIN = TrainConfig(steps=40, batch_size=4, lr=2e-2, log_every=1, save_seconds=0, threads=1)
+TRAIN = TrainConfig(steps=25, batch_size=4, lr=3e-2, log_every=1, save_seconds=0, threads=1)
 SOURCES = {
     "encoder": describing,
     "decoder": drawing,

@@ -126,7 +126,7 @@ def test_the_table_says_what_was_measured_and_what_was_not() -> None:
     assert "red bell 75.0%" in direct
     unmeasured = [line for line in text.splitlines() if "| not measured |" in line]
     assert len(unmeasured) == 6
-    assert "n = 40 a row (160 for the checkers), seed 7" in text
+    assert "n = 40 a row, seed 7" in text
     assert "`0123456789ab`" in text
 
 

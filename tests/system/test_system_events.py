@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from anyany import AnyToAny, Reply, TextPart
-from anyany.engine import DenoisingStep, Event, PartReady
+from anyany.requests import DenoisingStep, Event, PartReady
 from anyany.language import Span, TextDelta
 
 STEPS = 3

@@ -204,7 +204,7 @@ def test_bytes_do_not_depend_on_neighbours_or_order(pocket: AnyToAny, picture: I
 
 
 def test_the_opt_out_of_invariance_answers_the_same_requests(pocket: AnyToAny) -> None:
-    from anyany.engine import EngineSettings
+    from anyany.requests import EngineSettings
 
     loose = AnyToAny(
         pocket.config,
