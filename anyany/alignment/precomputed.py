@@ -199,7 +199,7 @@ def language_hash(bridge: Bridge) -> str:
     if isinstance(adapter, LoraAdapter):
         lora = hash_text(adapter.settings, hash_tensors(adapter.state_dict()))
     rows = hash_tensors(language.rows.state_dict())
-    return hash_text(language.base_hash(), lora, rows, language.signals, bridge.style)
+    return hash_text(language.base_hash(), lora, rows, language.signals, language.style)
 
 
 def _to_entry(encoded: Encoded) -> dict[str, Tensor]:

@@ -30,7 +30,7 @@ from anyany.encoders import (
     get_merge,
 )
 from anyany.errors import ConfigError, UsageError
-from anyany.language import LanguageModel, PromptStyle, media_parts, render
+from anyany.language import LanguageModel, media_parts
 from anyany.messages import ImagePart, MediaPart, Message, Modality
 
 SHARED: Final = "shared"
@@ -136,18 +136,6 @@ class Bridge(nn.Module):
         self.merge = get_merge(config.merge)
 
     @property
-    def style(self) -> PromptStyle:
-        """How prompts are written."""
-        own = self.language.config
-        return PromptStyle(
-            self.language.template,
-            own.system,
-            own.slot_prefix,
-            own.slot_suffix,
-            own.default_instruction,
-        )
-
-    @property
     def modalities(self) -> tuple[str, ...]:
         """Modalities that have a way in."""
         return tuple(self.encoders)
@@ -216,13 +204,7 @@ class Bridge(nn.Module):
         Raises:
             PromptError: the conversation is empty or out of order.
         """
-        segments = render(
-            messages,
-            tokenizer=self.language.tokenizer,
-            signals=self.language.signals,
-            style=self.style,
-            training=training,
-        )
+        segments = self.language.render(messages, training=training)
         return Layout.build(segments, {index: rows.shape[0] for index, rows in media.items()})
 
     def embed(self, layout: Layout, media: Mapping[int, Tensor]) -> Tensor:

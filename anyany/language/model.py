@@ -252,24 +252,28 @@ class LanguageModel(nn.Module):
         """Score every id: [..., D] -> [..., V + n]."""
         return self.rows.logits(hidden, self._base_logits)
 
-    def render(self, messages: Sequence[Message], *, training: bool = False) -> tuple[Segment, ...]:
-        """Turn a conversation into segments in this model's own style; see `prompts.render`.
-
-        Raises:
-            PromptError: the conversation is empty or its turns are out of order.
-        """
-        style = PromptStyle(
+    @property
+    def style(self) -> PromptStyle:
+        """How prompts are written."""
+        return PromptStyle(
             template=self.template,
             system=self.config.system,
             slot_prefix=self.config.slot_prefix,
             slot_suffix=self.config.slot_suffix,
             default_instruction=self.config.default_instruction,
         )
+
+    def render(self, messages: Sequence[Message], *, training: bool = False) -> tuple[Segment, ...]:
+        """Turn a conversation into segments in this model's own style; see `prompts.render`.
+
+        Raises:
+            PromptError: the conversation is empty or its turns are out of order.
+        """
         return render(
             messages,
             tokenizer=self.tokenizer,
             signals=self.signals,
-            style=style,
+            style=self.style,
             training=training,
         )
 

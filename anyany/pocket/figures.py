@@ -55,11 +55,10 @@ def figures_markdown(results: _Results) -> str:
     also = f" ({checker['n']} for the checkers)" if checker else ""
     lines += [
         "",
-        f"{config['split'].capitalize()} combinations{captions}, n = {config['num_items']} a row{also}, "
-        f"seed {config['seed']}, greedy; intervals from a bootstrap over (thing, color) "
-        f"pairs. Model `{model['name']}` "
-        f"`{model['sha256'][:12]}`, {engine['device']} {engine['dtype']}, "
-        f"torch {results['versions']['torch']}. `anyany evaluate` prints it.",
+        f"{config['split'].capitalize()} combinations{captions}, n = {config['num_items']} a row"
+        f"{also}, seed {config['seed']}, greedy; intervals from a bootstrap over (thing, color) "
+        f"pairs. Model `{model['name']}` `{model['sha256'][:12]}`, {engine['device']} "
+        f"{engine['dtype']}, torch {results['versions']['torch']}. `anyany evaluate` prints it.",
     ]
     return "\n".join(lines)
 
