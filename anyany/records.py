@@ -14,7 +14,6 @@ from typing import Any, Final
 import torch
 
 from anyany.config import to_dict
-from anyany.requests import THROUGHPUT_MICRO_BATCH, EngineSettings, Request
 from anyany.errors import UsageError
 from anyany.language import Sampling
 from anyany.media import InputRecord, Provenance, content_sha256
@@ -31,6 +30,7 @@ from anyany.messages import (
     VideoPart,
 )
 from anyany.overrides import resolve_overrides
+from anyany.requests import THROUGHPUT_MICRO_BATCH, EngineSettings, Request
 from anyany.system_config import SystemConfig
 
 _LIBRARIES: Final = ("anyany", "torch", "diffusers", "transformers")

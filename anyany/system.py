@@ -364,7 +364,7 @@ class AnyToAny:
                 f"the request made {len(made)} of {record.modality} here, and the file is number "
                 f"{record.index + 1}: another machine or other versions made it"
             )
-        return cast("MediaPart", made[record.index])
+        return made[record.index]
 
     @functools.cached_property
     def model_sha256(self) -> str:

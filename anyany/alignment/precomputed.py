@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -93,7 +94,7 @@ class ConditionTargets:
 
     def __init__(
         self,
-        decoders: Mapping[str, Decoder],
+        decoders: Mapping[Any, Decoder],
         specs: Mapping[str, ConditionSpec],
         store: TensorStore | None,
     ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -24,11 +25,13 @@ class StageParts:
 
     bridge: Bridge
     output_projectors: nn.ModuleDict
-    decoders: Mapping[str, Decoder]
+    decoders: Mapping[Any, Decoder]
 
     def module(self) -> nn.ModuleDict:
         """All parts under the names that tables, checkpoints and stage configs use."""
-        decoders = {m: d for m, d in self.decoders.items() if isinstance(d, nn.Module)}
+        decoders: dict[str, nn.Module] = {
+            m: d for m, d in self.decoders.items() if isinstance(d, nn.Module)
+        }
         return nn.ModuleDict(
             {
                 "encoders": self.bridge.encoders,

@@ -18,7 +18,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import torch
 from torch import nn
@@ -118,7 +118,7 @@ class StageConfig:
 def run_stage(
     bridge: Bridge,
     output_projectors: nn.ModuleDict,
-    decoders: Mapping[str, Decoder],
+    decoders: Mapping[Any, Decoder],
     source: SampleSource,
     config: StageConfig,
     folder: str | Path,

@@ -1,4 +1,4 @@
-"""`anyany doctor`: everything about this machine that a bug report needs; no path of a user's file."""
+"""`anyany doctor`: what a bug report needs to know of this machine."""
 
 from __future__ import annotations
 
@@ -35,10 +35,12 @@ def doctor(as_json: AsJson = False) -> int:
         for section, values in report.items():
             print(section)
             for name, value in values.items():
-                print(f"  {name:<18}{value}")
+                print(f"  {name:<22}{value}")
     lacking = [
-        name for section in ("versions", "codecs", "pocket") for name, value in
-        report[section].items() if value == "missing"
+        name
+        for section in ("versions", "codecs", "pocket")
+        for name, value in report[section].items()
+        if value == "missing"
     ]
     print("all is well" if not lacking else f"missing: {', '.join(lacking)}") if not as_json else 0
     return 1 if lacking else 0

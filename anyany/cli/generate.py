@@ -33,9 +33,10 @@ if TYPE_CHECKING:
     from anyany.system import AnyToAny
 
 DEFAULT_FOLDER: Final = Path("out")
-_ENDINGS: Final = frozenset(
-    ".png .jpg .jpeg .webp .gif .bmp .mp4 .mov .m4v .webm .mkv .avi .wav .flac .mp3 .aac .m4a .ogg "
-    ".opus .tif .tiff .heic .avif".split()
+_ENDINGS: Final = (  # a word with such an ending is meant as a file, there or not
+    *(".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif"),
+    *(".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi"),
+    *(".wav", ".flac", ".mp3", ".aac", ".m4a", ".ogg", ".opus"),
 )
 _Files = list[str] | None
 
@@ -143,7 +144,7 @@ def generate(
         "max_new_tokens": max_new_tokens,
         "condition": condition,
         **sampling,
-        **({m: overrides for m in media} if overrides else {}),
+        **(dict.fromkeys(media, overrides) if overrides else {}),
     }
     _answer(system, parts, run, Output(out, not no_metadata, as_json, stream))
 
@@ -265,8 +266,8 @@ def _answer(system: AnyToAny, parts: list[Part], run: dict[str, Any], output: Ou
 
 
 def _watch(bar: ProgressBar, stream: bool) -> Callable[[object], None]:
-    from anyany.requests import DenoisingStep
     from anyany.language import TextDelta
+    from anyany.requests import DenoisingStep
 
     def on_event(event: object) -> None:
         if isinstance(event, TextDelta) and stream:

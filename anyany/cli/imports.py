@@ -1,4 +1,4 @@
-"""`anyany import`: published weights in, safetensors out; pickles are opened here and nowhere else."""
+"""`anyany import`: published weights in, safetensors out; pickles end here."""
 
 from __future__ import annotations
 

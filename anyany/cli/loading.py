@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from anyany.cli.terminal import notes
@@ -40,8 +41,9 @@ def load_system(
         source, device=device, dtype=dtype, threads=threads, settings=settings
     )
     kind = str(model.language.dtype).removeprefix("torch.")
-    shared = f", {threads} threads" if model.device.type == "cpu" else ""
+    plural = "" if threads == 1 else "s"
+    shared = f", {threads} thread{plural}" if model.device.type == "cpu" else ""
     notes.info("%s on %s, %s%s", model.config.name, model.device, kind, shared)
-    if model.config.card:
-        notes.debug("%s", model.config.card)
+    card = model.config.card
+    notes.log(logging.WARNING if "non-commercial" in card.lower() else logging.DEBUG, "%s", card)
     return model

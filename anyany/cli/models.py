@@ -18,7 +18,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="pocket, a name of `li
 
 
 def list_(as_json: AsJson = False) -> None:
-    """List the systems that ship with anyany: with weights, or as a configuration alone.
+    """List the systems that ship with anyany, with weights or without.
 
     \b
     Example:
@@ -41,7 +41,7 @@ def list_(as_json: AsJson = False) -> None:
 
 
 def verify(name: Name = "pocket") -> None:
-    """Compare every file of a system with the sums of its manifest.
+    """Compare a system's files with the sums of its manifest.
 
     \b
     Examples:
@@ -61,7 +61,7 @@ def verify(name: Name = "pocket") -> None:
 
 
 def show(name: Name = "pocket", as_json: AsJson = False) -> None:
-    """Show what a system is made of: modalities, sizes, parameters, licences.
+    """Show modalities, sizes, parameters and licences.
 
     \b
     Examples:
@@ -115,11 +115,15 @@ def count_parameters(folder: Path) -> dict[str, int]:
     counts: dict[str, int] = {}
     for path in sorted(folder.rglob("*.safetensors")):
         place = path.relative_to(folder).with_suffix("").parts
+        if place[-1] == "unconditional":  # a constant, no parameter
+            continue
         part = "/".join(place[:2]) if place[0] in ("decoders", "output_projectors") else place[0]
         try:
             with safe_open(path, framework="numpy") as file:
-                total = sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())
+                total = sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118 (no dict)
         except (SafetensorError, OSError):
-            raise CheckpointError(f"{path}: expected a whole safetensors file; it is torn") from None
+            raise CheckpointError(
+                f"{path}: expected a whole safetensors file; it is torn"
+            ) from None
         counts[part] = counts.get(part, 0) + total
     return counts

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,13 +13,10 @@ Model = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 Dtype = Annotated[
     str | None,
-    typer.Option(help="float32, bfloat16 or float16. [default: float32 on the CPU]", metavar="TYPE"),
+    typer.Option(metavar="TYPE", help="float32, bfloat16 or float16; float32 on the CPU."),
 ]
 Threads = Annotated[
     int,
-    typer.Option(
-        min=1, max=1024, help="Threads on the CPU; part of what decides a file's bytes.", metavar="N"
-    ),
+    typer.Option(metavar="N", min=1, max=1024, help="On the CPU; they decide the last bits."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")]
-Out = Annotated[Path | None, typer.Option("--out", "-o", metavar="FOLDER")]

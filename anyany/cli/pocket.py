@@ -19,9 +19,7 @@ def build(
     threads: Annotated[int, typer.Option(help="Threads of torch on the CPU.", min=1)] = 1,
     start: Annotated[
         str | None,
-        typer.Option(
-            "--from", help='Begin from these weights: "shipped", or a system\'s folder.'
-        ),
+        typer.Option("--from", help='Begin from these weights: "shipped", or a system\'s folder.'),
     ] = None,
     time_limit: Annotated[
         float | None, typer.Option(help="Stop, resumable, after so many seconds.", min=0.0)

@@ -19,7 +19,11 @@ from anyany.messages import AudioPart, ImagePart, MediaPart, VideoPart
 if TYPE_CHECKING:
     from anyany.requests import EngineSettings
 
-_READERS: Final = {"image": ImagePart, "video": VideoPart, "audio": AudioPart}
+_READERS: Final[Mapping[str, type[ImagePart] | type[VideoPart] | type[AudioPart]]] = {
+    "image": ImagePart,
+    "video": VideoPart,
+    "audio": AudioPart,
+}
 
 
 def repro(
@@ -139,8 +143,8 @@ def _regenerate(record: Provenance, inputs: Mapping[str, MediaPart], source: str
 
 
 def _engine_settings(settings: Mapping[str, Any]) -> EngineSettings:
-    from anyany.requests import EngineSettings
     from anyany.language import DecodeSettings
+    from anyany.requests import EngineSettings
 
     return EngineSettings(
         language=DecodeSettings(rows=settings["rows"], max_spans=settings["max_spans"]),

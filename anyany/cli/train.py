@@ -53,6 +53,9 @@ def train(
     validation: Annotated[
         list[str] | None, typer.Option(metavar="FILE", help="For the loss at evaluations.")
     ] = None,
+    allow_changed: Annotated[
+        bool, typer.Option("--allow-changed", help="Go on although settings differ.")
+    ] = False,
     device: Device = "auto",
     dtype: Dtype = None,
     threads: Annotated[int, typer.Option(min=1, max=1024, help="On the CPU.", metavar="N")] = 2,
@@ -87,6 +90,7 @@ def train(
         folder,
         validation=held_back,
         sample_media=draw_samples(model, held_back or source),
+        allow_changed=allow_changed,
     )
     if result.reason not in ("finished", "time_limit"):
         raise typer.Exit(result.exit_code)

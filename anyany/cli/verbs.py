@@ -39,9 +39,7 @@ VERBS: Final[Mapping[str, Verb]] = {
         "Answer a prompt of text and media in text and media.",
         ("generate",),
     ),
-    "repro": Verb(
-        "anyany.cli.repro", "Make a file again, byte for byte.", ("repro",)
-    ),
+    "repro": Verb("anyany.cli.repro", "Make a file again, byte for byte.", ("repro",)),
     "train": Verb("anyany.cli.train", "Train one stage of a system.", ("train",)),
     "evaluate": Verb(
         "anyany.cli.evaluate", "Measure a system on held-out combinations.", ("evaluate",)
@@ -104,7 +102,7 @@ class _LazyGroup(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
-        return name, _load(name) if name in VERBS else command, rest
+        return name, _load(str(name)) if name in VERBS else command, rest
 
 
 def _load(name: str) -> Any:

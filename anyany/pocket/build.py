@@ -8,6 +8,7 @@ left its weights is not trained again; one that was interrupted goes on where it
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import shutil
 import time
@@ -96,7 +97,7 @@ class BuildSettings:
         return self.folder / "components" / name
 
 
-class TimeLimitReached(Exception):  # noqa: N818  not an error: the build is resumed later
+class TimeLimitReached(Exception):
     """The call's time is spent; all is saved."""
 
 
@@ -138,6 +139,10 @@ def pack(system: Path, folder: Path) -> Path:
     if folder.exists():
         shutil.rmtree(folder)
     shutil.copytree(system, folder)
+    for path in folder.rglob("*.json"):  # diffusers notes where weights came from
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(record, dict) and record.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     to_half(folder)
     return folder
 

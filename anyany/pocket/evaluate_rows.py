@@ -16,7 +16,6 @@ from PIL import Image
 
 from anyany.decoders import part_generator, to_pil
 from anyany.decoders.image import to_unit_range
-from anyany.requests import ConditionSource, EngineSettings
 from anyany.language import DecodeSettings
 from anyany.pocket.captions import parse_caption
 from anyany.pocket.check import check_image
@@ -32,6 +31,7 @@ from anyany.pocket.evaluate_cases import (
 from anyany.pocket.evaluate_scores import Item, Row
 from anyany.pocket.image_vae import encode_latents, to_pixels
 from anyany.pocket.world import Scene
+from anyany.requests import ConditionSource, EngineSettings
 from anyany.system import AnyToAny
 
 if TYPE_CHECKING:

@@ -136,7 +136,9 @@ class ImageVaeTask(Task):
 @torch.no_grad()
 def encode_latents(vae: AutoencoderKL, pixels: Tensor, *, batch_size: int = 64) -> Tensor:
     """Means of the latents [B, C, H / 8, W / 8] of pictures [B, 3, H, W]."""
-    return torch.cat([vae.encode(part).latent_dist.mean for part in torch.split(pixels, batch_size)])
+    return torch.cat(
+        [vae.encode(part).latent_dist.mean for part in torch.split(pixels, batch_size)]
+    )
 
 
 @torch.no_grad()

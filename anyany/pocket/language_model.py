@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from anyany.alignment.trainer import LossOutput, Task
-from anyany.language import MediaSlot, PromptStyle, SignalSpec, TokenSegment, TEMPLATES, render
+from anyany.language import TEMPLATES, MediaSlot, PromptStyle, SignalSpec, TokenSegment, render
 from anyany.messages import ImagePart, Message, TextPart
 from anyany.pocket.captions import WORDS
 from anyany.pocket.dialogues import Content, Turn, draw_dialogue

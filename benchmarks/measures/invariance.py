@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mix import build_mix
 
-from anyany.requests import EngineSettings
 from anyany.language import DecodeSettings
+from anyany.requests import EngineSettings
 from anyany.system import AnyToAny
 
 THROUGHPUT = EngineSettings(language=DecodeSettings(rows=32), batch_invariant=False, micro_batch=16)

@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mix import REPLY_TOKENS, build_mix, load_pocket
 
-from anyany.requests import EngineSettings
 from anyany.language import DecodeSettings
+from anyany.requests import EngineSettings
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -81,8 +81,8 @@ def _reference(arguments: argparse.Namespace) -> Any:
 
 def _ours(arguments: argparse.Namespace) -> Any:
     from anyany.engine import WINDOW
-    from anyany.requests import EngineSettings
     from anyany.language import DecodeSettings
+    from anyany.requests import EngineSettings
 
     invariant = arguments.side == "invariant"
     settings = EngineSettings(

@@ -73,9 +73,7 @@ def test_padding_and_company_leave_hidden_states_as_they_are(bridge: Bridge) -> 
         alone = [bridge([layout], [own]) for layout, own in zip(layouts, media, strict=True)]
     for row, single in enumerate(alone):
         length = len(layouts[row])
-        torch.testing.assert_close(
-            both.hidden[row, :length], single.hidden[0], atol=1e-5, rtol=0
-        )
+        torch.testing.assert_close(both.hidden[row, :length], single.hidden[0], atol=1e-5, rtol=0)
         assert (both.labels[row, length:] == IGNORED).all()
 
 

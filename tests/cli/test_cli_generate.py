@@ -1,15 +1,18 @@
-"""`anyany generate`: what it prints and writes, and the line and exit code for every bad input."""
+"""`anyany generate`: what it prints and writes, and a line for every bad input."""
+
+# ruff: noqa: F811 (fixtures are imported)
 
 import io
 import json
 import struct
 import sys
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cli_runs import SHORT, Anyany, anyany, loaded, system  # noqa: F401
 from PIL import Image
-from cli_runs import Anyany, SHORT
 
 from anyany import AnyToAny
 from anyany.media import read_provenance
@@ -105,7 +108,7 @@ def test_streamed_text_is_the_text(anyany: Anyany, loaded: AnyToAny) -> None:
 def test_the_prompt_can_come_from_stdin(
     anyany: Anyany, loaded: AnyToAny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stdin = io.TextIOWrapper(io.BytesIO("hello\n".encode()), encoding="utf-8")
+    stdin = io.TextIOWrapper(io.BytesIO(b"hello\n"), encoding="utf-8")
     monkeypatch.setattr(sys, "stdin", stdin)
     piped = anyany("generate", "-", "--to", "text", *SHORT)
 
@@ -242,7 +245,10 @@ def test_bad_input_is_refused_before_a_model_is_loaded(
             "expected outputs among text, image; got video: this system has no decoder for it",
         ),
         (["hello", "--temperature", "-1"], "temperature: expected 0 or more, got -1.0"),
-        (["hello", "--condition", "mood"], 'expected condition "signal" or "caption"; got \'mood\''),
+        (
+            ["hello", "--condition", "mood"],
+            'expected condition "signal" or "caption"; got \'mood\'',
+        ),
         (["hello", "--seed", "-1"], "expected a seed from 0 to 2**63 - 1; got -1"),
     ],
 )
@@ -276,3 +282,32 @@ def test_a_model_that_cannot_be_loaded_is_a_line(
     assert run.out == ""
     assert run.err.startswith(f"error: {line}")
     assert run.err.count("\n") == 1
+
+
+def test_a_hub_name_without_the_hub_is_a_line_and_opens_no_socket(
+    anyany: Anyany, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def connect(*_: object) -> None:
+        raise AssertionError("a socket was opened")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("socket.socket.connect", connect)
+    run = anyany("generate", "hello", "-m", "nobody/no-such-system", "--threads", "1")
+
+    assert run == (
+        2,
+        "",
+        "error: cannot fetch 'nobody/no-such-system' from the Hub: check the name and the "
+        "connection, or give a local folder\n",
+    )
+
+
+def test_the_card_of_a_non_commercial_system_is_shown(
+    anyany: Anyany, loaded: AnyToAny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(loaded.config, card="Non-commercial use only: weights of others.")
+    monkeypatch.setattr(loaded, "config", config)
+    run = anyany("generate", "hello", "--to", "text", *SHORT)
+
+    assert run.code == 0
+    assert "warning: Non-commercial use only: weights of others.\n" in run.err

@@ -1,5 +1,7 @@
 """The frame around the verbs: help, flags, exit codes, and what may be printed where."""
 
+# ruff: noqa: F811 (fixtures are imported)
+
 import errno
 import logging
 import subprocess
@@ -7,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from cli_runs import Anyany, SHORT
+from cli_runs import SHORT, Anyany, anyany, loaded, system  # noqa: F401
 
 from anyany import AnyToAny, Reply, __version__
 from anyany.cli.terminal import split_flags
@@ -19,7 +21,7 @@ def test_help_loads_no_torch_and_no_model() -> None:
         "import sys\n"
         "from anyany.cli import main\n"
         "codes = [main(['--help']), main(['--version']), main(['generate', '--help'])]\n"
-        "heavy = {'torch', 'transformers', 'diffusers', 'numpy', 'PIL'} & set(sys.modules)\n"
+        "heavy = {'torch', 'transformers', 'diffusers', 'PIL', 'av'} & set(sys.modules)\n"
         "assert codes == [0, 0, 0], codes\n"
         "assert not heavy, heavy\n"
     )
@@ -58,10 +60,8 @@ def test_help_lists_every_verb_with_a_line_that_fits(anyany: Anyany) -> None:
         assert code in run.out
 
 
-@pytest.mark.parametrize("name", sorted(VERBS))
+@pytest.mark.parametrize("name", sorted(available()))
 def test_every_verb_helps_with_an_example(anyany: Anyany, name: str) -> None:
-    if name not in available():
-        pytest.skip(f"{name} is not part of this checkout")
     verb = VERBS[name]
     for words in [(name, function) for function in verb.functions] if verb.group else [(name,)]:
         run = anyany(*words, "--help")
@@ -88,10 +88,10 @@ def test_without_a_verb_the_help_goes_to_stderr(anyany: Anyany) -> None:
     [
         (["genrate"], "error: No such command 'genrate'. Did you mean 'generate'?"),
         (["generate", "--sed", "3"], "error: No such option: --sed"),
-        (["generate", "--seed", "three"], "error: Invalid value for '--seed': 'three' is not"),
+        (["generate", "--seed", "three"], "error: Invalid value for '--seed': "),
         (["models", "lst"], "error: No such command 'lst'. Did you mean 'list'?"),
         (["repro"], "error: Missing argument 'FILE'"),
-        (["generate", "hello", "--threads", "0"], "error: Invalid value for '--threads': 0 is not"),
+        (["generate", "hello", "--threads", "0"], "error: Invalid value for '--threads': "),
     ],
 )
 def test_mistyped_commands_get_one_line_and_a_suggestion(

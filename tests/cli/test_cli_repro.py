@@ -1,12 +1,14 @@
 """`anyany repro`: the same bytes again, or the reason why not."""
 
+# ruff: noqa: F811 (fixtures are imported)
+
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from cli_runs import SHORT, Anyany, anyany, loaded, system  # noqa: F401
 from PIL import Image
-from cli_runs import Anyany, SHORT
 
 from anyany import AnyToAny, ImagePart
 from anyany.media import read_provenance
@@ -37,14 +39,12 @@ def test_a_file_is_made_again_byte_for_byte(
     run = anyany("repro", "out/image_0.png", "-o", "again.png")
 
     assert made.code == 0, made.err
-    assert run == (0, "identical: out/image_0.png\n", "pocket on cpu, float32, 1 threads\n")
+    assert run == (0, "identical: out/image_0.png\n", "pocket on cpu, float32, 1 thread\n")
     assert torch.get_num_threads() == 1
     assert (tmp_path / "again.png").read_bytes() == (tmp_path / "out/image_0.png").read_bytes()
 
 
-def test_inputs_are_found_by_content_under_any_name(
-    anyany: Anyany, drawn: Path
-) -> None:
+def test_inputs_are_found_by_content_under_any_name(anyany: Anyany, drawn: Path) -> None:
     run = anyany("repro", drawn, "--inputs", "photos")
 
     assert (run.code, run.out) == (0, f"identical: {drawn}\n")

@@ -98,7 +98,6 @@ def test_pocket_s_world_is_a_source(
     verb.train("decoder", config="pocket-projectors", data=["world"], output=tmp_path / "run")
     (((_, _, _, source, config, _), _),) = calls
     assert config.name == "decoder_projectors"
-    assert source.num_samples is None
     assert isinstance(source.sample(3, 0).targets[0], MediaTarget)
     with pytest.raises(UsageError, match="got both"):
         verb.train("encoder", data=["world", str(data)])

@@ -82,7 +82,7 @@ def test_direct_pictures_come_from_captions_and_seeds_alone(
         evaluation.rows["direct"].items, cases, to_pil(made), strict=True
     ):
         assert item.made is not None
-        assert np.abs(np.subtract(item.made, picture, dtype=int)).max() <= 1
+        assert np.abs(np.asarray(item.made, int) - np.asarray(picture, int)).max() <= 1
         assert (item.truth, item.prompt, item.group) == (case.scene, case.caption, case.style)
         assert item.seen == check_image(item.made)
 
@@ -98,7 +98,7 @@ def test_the_chain_draws_the_same_cases_from_the_same_noise(
     assert item.prompt == prompt
     assert item.reply == reply.text
     assert item.made is not None
-    difference = np.abs(np.subtract(item.made, reply.images[0].image, dtype=int))
+    difference = np.abs(np.asarray(item.made, int) - np.asarray(reply.images[0].image, int))
     assert difference.max() <= 2
     truths = [item.truth for item in row.items]
     for name in ("direct", "reference", "caption"):

@@ -1,8 +1,11 @@
 """AnyToAny's arguments: overrides flat and nested, and the line for each mistake."""
 
+# ruff: noqa: F811 (fixtures are imported)
+
 from typing import Any
 
 import pytest
+from system_fixtures import pocket  # noqa: F401
 
 from anyany import AnyToAny
 from anyany.errors import PromptError, UsageError

