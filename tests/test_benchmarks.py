@@ -110,7 +110,7 @@ def _results() -> dict[str, Any]:
             "torch": "2",
             "diffusers": "0",
             "transformers": "5",
-        },  # fmt: skip
+        },
         "threads": 2,
         "guidance_scale": 7.5,
         "size": {"per_kind": 1, "steps": 4, "rounds": 2},

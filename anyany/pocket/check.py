@@ -34,7 +34,7 @@ _BACKGROUND_REACH: Final = 45.0  # largest RGB distance to a known background
 _DIFFERS: Final = 30  # levels by which a pixel must leave the background
 _PLACE_REACH: Final = 7.0  # pixels between a thing and its place
 _MIN_PIXELS: Final = 30
-_MIN_FIT: Final = 0.5  # share of the thing's contrast that the fitted silhouette must explain
+_MIN_FIT: Final = 0.7  # share of the thing's contrast that the fitted silhouette must explain
 
 
 def check_image(image: Image.Image | Pixels) -> Scene:
