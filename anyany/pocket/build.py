@@ -40,7 +40,7 @@ from anyany.system_files import find, to_half
 
 logger = logging.getLogger(__name__)
 
-# Batch sizes and steps that the shipped weights were trained with; see docs/pocket.md.
+# A build from nothing. How the shipped weights came about step by step: docs/pocket.md.
 TRAINING: Final[Mapping[str, TrainConfig]] = {
     "text_encoder": TrainConfig(steps=400, batch_size=64, lr=1e-3, warmup=50, ema=0.99),
     "image_vae_crops": TrainConfig(
