@@ -44,7 +44,6 @@ VERBS: Final[Mapping[str, Verb]] = {
     "evaluate": Verb(
         "anyany.cli.evaluate", "Measure a system on held-out combinations.", ("evaluate",)
     ),
-    "bench": Verb("anyany.cli.bench", "Measure speed and memory.", ("bench",)),
     "pocket": Verb("anyany.cli.pocket", "Build the pocket system from nothing.", ("build",), True),
     "models": Verb(
         "anyany.cli.models", "List, verify and show systems.", ("list", "verify", "show"), True
