@@ -14,7 +14,7 @@ from anyany.cli.options import AsJson
 
 _LIBRARIES: Final = (
     *("anyany", "torch", "transformers", "diffusers", "peft", "accelerate", "safetensors"),
-    *("tokenizers", "huggingface_hub", "numpy", "pillow", "av", "soundfile", "soxr", "typer"),
+    *("tokenizers", "huggingface_hub", "numpy", "pillow", "av", "soundfile", "typer"),
 )
 _OPTIONAL: Final = ("bitsandbytes", "tensorboard")
 _FLAGS: Final = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HOME", "OMP_NUM_THREADS", "NO_COLOR")

@@ -347,6 +347,7 @@ class _Builder:
             add_special_tokens=False,
             return_offsets_mapping=True,
             split_special_tokens=True,
+            verbose=False,  # too long for the context is our error to tell
         )
         losses = [loss for text, loss in self.run for _ in text]
         self.run.clear()

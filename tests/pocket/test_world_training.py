@@ -18,8 +18,9 @@ import anyany.pocket
 from anyany.alignment.order import Draws
 from anyany.messages import ImagePart
 from anyany.pocket import image_denoiser, image_vae, imagebind, samples
-from anyany.pocket.render import render_image
-from anyany.pocket.world import Scene, all_scenes, draw_scene
+from anyany.pocket.check import _color
+from anyany.pocket.render import Color, render_image
+from anyany.pocket.world import HELD_OUT_PAIRS, Scene, all_scenes, draw_scene
 
 # Modules that turn scenes into pixels; the tests below watch what training ones render. The
 # renderer's own module, the checker (bare silhouettes) and the evaluation are no training.
@@ -44,19 +45,26 @@ def test_no_unwatched_module_renders() -> None:
 
 
 class _Watch:
-    """Renders, and keeps which scenes were rendered."""
+    """Renders, and keeps which scenes were rendered, in which nameless colors."""
 
     def __init__(self, result: Any) -> None:
         self.scenes: list[Scene] = []
+        self.tints: list[tuple[str | None, Color]] = []
         self.result = result
 
-    def __call__(self, scene: Scene, *_: object) -> Any:
+    def __call__(self, scene: Scene, *_: object, tint: Color | None = None) -> Any:
         self.scenes.append(scene)
+        if tint is not None:
+            self.tints.append((scene.thing, tint))
         return self.result
 
-    def check(self, at_least: int) -> None:
+    def check(self, at_least: int, *, tints: int = 0) -> None:
         assert len(self.scenes) >= at_least
         assert not [scene for scene in self.scenes if scene.held_out]
+        assert len(self.tints) >= tints
+        for thing, tint in self.tints:  # what the checker would call such a color
+            seen = _color(np.array([tint] * 64, dtype=np.float32))
+            assert (thing, seen) not in HELD_OUT_PAIRS
 
 
 def _draws(number: int) -> Draws:
@@ -71,7 +79,7 @@ def test_the_autoencoder_sees_no_held_out_picture(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(image_vae, "render_pixels", watch)
     task = image_vae.ImageVaeTask(image_vae.build_image_vae(), crop=32)
     task.batch(range(1500), _draws(1500))
-    watch.check(1500)
+    watch.check(1500, tints=300)
 
 
 def test_the_latent_pool_holds_no_held_out_picture(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,10 +88,11 @@ def test_the_latent_pool_holds_no_held_out_picture(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(
         image_denoiser, "encode_latents", lambda vae, pixels: torch.zeros(len(pixels), 8, 8, 8)
     )
-    monkeypatch.setattr(image_denoiser, "JITTERS", 1)
+    monkeypatch.setattr(image_denoiser, "JITTERS", 4)
     pool = image_denoiser.LatentPool(nn.Identity())  # type: ignore[arg-type]
-    watch.check(1600)
-    assert set(pool.scenes) == set(all_scenes(held_out=False))
+    watch.check(1600 * 5, tints=1600)
+    named = {scene for scene in pool.scenes if scene.color}
+    assert named == set(all_scenes(held_out=False))
 
 
 def test_imagebind_sees_no_held_out_picture(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +101,7 @@ def test_imagebind_sees_no_held_out_picture(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(imagebind.BindTask, "token_ids", lambda self, captions: torch.zeros(1))
     task = imagebind.BindTask(nn.Identity(), None)  # type: ignore[arg-type]
     task.batch(range(200), _draws(200))
-    watch.check(400)
+    watch.check(400, tints=80)
 
 
 def test_the_stages_show_no_held_out_picture(monkeypatch: pytest.MonkeyPatch) -> None:
