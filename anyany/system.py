@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, Self, cast
 
@@ -18,27 +17,26 @@ import torch
 from torch import nn
 
 from anyany import system_files
+from anyany.arguments import DEFAULT_MAX_NEW_TOKENS, make_request
 from anyany.bridges import Bridge
 from anyany.decoders import OutputProjector
+from anyany.devices import find_device
 from anyany.engine import WINDOW, Engine
 from anyany.errors import AnyAnyError, CheckpointError, UsageError
-from anyany.language import LanguageModel, Sampling
+from anyany.language import LanguageModel
 from anyany.media import Provenance
 from anyany.messages import (
-    MEDIA_MODALITIES,
-    MODALITIES,
     MediaPart,
     Modality,
     Part,
     Reply,
-    to_messages,
 )
-from anyany.overrides import resolve_overrides
+from anyany.pipeline_style import pipeline_prompts, pipeline_record
 from anyany.records import RecordContext, make_record, request_from_record
 from anyany.requests import ConditionSource, EngineSettings, Event, Request
 from anyany.system_config import SystemConfig
+from anyany.weights import weights_sha256
 
-DEFAULT_MAX_NEW_TOKENS: Final = 128
 CPU_THREADS: Final = 2  # part of an output's identity: one thread and two never agree to the bit
 
 
@@ -105,7 +103,7 @@ class AnyToAny:
             ConfigError: the configuration is wrong.
         """
         folder = system_files.find(source, revision=revision)
-        place = _find_device(device)
+        place = find_device(device)
         if place.type == "cpu" and threads is not None:
             torch.set_num_threads(threads)
         parts = system_files.load(
@@ -218,7 +216,8 @@ class AnyToAny:
         """
         request = self.request(
             prompt,
-            outputs=outputs if outputs is not None else modalities,
+            outputs=outputs,
+            modalities=modalities,
             seed=seed,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
@@ -288,56 +287,23 @@ class AnyToAny:
             One {"input_text", "generated_text", "generated_image", ...} per prompt, with a key for
             every modality that came; several media of one modality come as a list.
         """
-        prompts = _pipeline_prompts(text, {"images": images, "videos": videos, "audio": audio})
+        prompts = pipeline_prompts(text, {"images": images, "videos": videos, "audio": audio})
         arguments = {**(generate_kwargs or {}), **kwargs, "max_new_tokens": max_new_tokens}
         if generation_mode is not None:
             arguments["outputs"] = {generation_mode}
         replies = cast("Iterator[Reply]", self.generate_batch(prompts, **arguments))
         return [
-            _pipeline_record(prompt, reply, full=return_full_text)
+            pipeline_record(prompt, reply, full=return_full_text)
             for prompt, reply in zip(prompts, replies, strict=True)
         ]
 
-    def request(
-        self,
-        prompt: object,
-        *,
-        outputs: Iterable[Modality] | None = None,
-        seed: int | None = None,
-        max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
-        temperature: float = 0.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        condition: ConditionSource = "signal",
-        truncate: Literal["oldest_turns"] | None = None,
-        on_event: Callable[[Event], None] | None = None,
-        cancelled: Callable[[], bool] | None = None,
-        **decoding: Any,
-    ) -> Request:
+    def request(self, prompt: object, **arguments: Any) -> Request:
         """Check and resolve what `generate` takes, without computing anything.
 
         Raises:
             PromptError, MediaError, UsageError: as `generate`.
         """
-        wanted = None if outputs is None else _check_outputs(outputs)
-        _check_numbers(max_new_tokens, temperature, top_k, top_p)
-        if condition not in ("signal", "caption"):
-            raise UsageError(f'expected condition "signal" or "caption"; got {condition!r}')
-        if truncate not in (None, "oldest_turns"):
-            raise UsageError(f'expected truncate "oldest_turns" or None; got {truncate!r}')
-        resolved = secrets.randbits(32) if seed is None else _check_seed(seed)
-        return Request(
-            tuple(to_messages(prompt)),
-            wanted,
-            max_new_tokens,
-            Sampling(temperature, top_k, top_p, resolved),
-            resolved,
-            resolve_overrides(decoding, self.decoders, wanted),
-            condition,
-            truncate,
-            on_event,
-            cancelled,
-        )
+        return make_request(self.decoders, prompt, **arguments)
 
     def regenerate(self, record: Provenance, inputs: Mapping[str, MediaPart]) -> MediaPart:
         """Make a part again from its record; the same bytes on the same machine and versions.
@@ -369,7 +335,7 @@ class AnyToAny:
     @functools.cached_property
     def model_sha256(self) -> str:
         """Hash of all weights: of the folder's manifest, else of the tensors in memory."""
-        return system_files.weights_sha256(
+        return weights_sha256(
             self.folder, [self.bridge, self.output_projectors, *self.decoders.values()]
         )
 
@@ -412,79 +378,8 @@ class AnyToAny:
                 yield item if isinstance(item, AnyAnyError) else answers[next(numbers)]
 
 
-def _find_device(name: str) -> torch.device:
-    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    if name == "auto":
-        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
-    kind, _, index = name.partition(":")
-    there = {"cpu": 1, "cuda": torch.cuda.device_count() if cuda else 0, "mps": int(mps)}
-    if kind not in there or (index and not index.isdecimal()):
-        raise UsageError(f"device: expected auto, cpu, cuda, cuda:INDEX or mps; got {name!r}")
-    if int(index or 0) >= there[kind]:
-        raise UsageError(f"device: {name} is not on this machine, or torch was built without it")
-    return torch.device(name)
-
-
 def _count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _check_outputs(outputs: Iterable[Modality]) -> frozenset[Modality]:
-    if not isinstance(outputs, Iterable):
-        raise UsageError(f"expected outputs as a set of modalities; got {outputs!r}")
-    wanted: Set[Any] = frozenset({outputs} if isinstance(outputs, str) else outputs)
-    strange = sorted(str(item) for item in wanted - set(MODALITIES))
-    if strange:
-        raise UsageError(f"expected outputs among {', '.join(MODALITIES)}; got {strange[0]!r}")
-    return frozenset(wanted)
-
-
-def _check_numbers(
-    max_new_tokens: object, temperature: object, top_k: object, top_p: object
-) -> None:
-    """Refuse values of a wrong kind; their ranges are checked where they are used."""
-    whole = {"max_new_tokens": max_new_tokens, "top_k": top_k}
-    for name, value in {**whole, "temperature": temperature, "top_p": top_p}.items():
-        kind: Any = int if name in whole else (int, float)
-        if isinstance(value, bool) or not isinstance(value, kind):
-            what = "a whole number" if name in whole else "a number"
-            raise UsageError(f"{name}: expected {what}; got {value!r}")
-
-
-def _check_seed(seed: object) -> int:
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise UsageError(f"expected a seed from 0 to 2**63 - 1; got {seed!r}")
-    return seed
-
-
-def _pipeline_prompts(text: object, media: Mapping[str, object]) -> list[object]:
-    is_batch = isinstance(text, Sequence) and not isinstance(text, str) and len(text) > 0
-    if is_batch and not isinstance(cast("Sequence[object]", text)[0], str | Sequence):
-        is_batch = False  # one chat, or one list of parts
-    if any(item is not None for item in media.values()):
-        if is_batch:
-            raise UsageError("expected one text beside images, videos or audio; got a list")
-        parts: list[object] = []
-        for item in media.values():
-            parts += item if isinstance(item, list) else [] if item is None else [item]
-        return [[*parts, text] if text is not None else parts]
-    return list(cast("Sequence[object]", text)) if is_batch else [text]
-
-
-def _pipeline_record(prompt: object, reply: Reply, *, full: bool) -> dict[str, Any]:
-    record: dict[str, Any] = {"input_text": prompt}
-    if reply.text or not reply.parts:
-        asked = to_messages(prompt)[-1].text if full else ""
-        record["generated_text"] = f"{asked} {reply.text}".strip()
-    made: dict[str, list[Any]] = {
-        "image": [part.image for part in reply.images],
-        "video": [part.frames for part in reply.videos],
-        "audio": [part.waveform for part in reply.audios],
-    }
-    for modality in MEDIA_MODALITIES:
-        if items := made[modality]:
-            record[f"generated_{modality}"] = items[0] if len(items) == 1 else items
-    return record
 
 
 __all__ = ["AnyToAny", "Event", "Request", "SystemConfig"]

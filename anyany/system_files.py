@@ -15,20 +15,16 @@ Only safetensors are read; names and shapes must fit to the last one.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final, cast
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 from anyany.bridges import Bridge
 from anyany.config import from_dict, to_dict
@@ -51,9 +47,9 @@ from anyany.errors import CheckpointError, ConfigError, ResourceError
 from anyany.language import LanguageModel, LoraAdapter
 from anyany.messages import Modality
 from anyany.system_config import SystemConfig, system_names
+from anyany.weights import load_strict, save_tensors, write_manifest
 
 CONFIG: Final = "config.json"
-MANIFEST: Final = "manifest.json"
 ROWS: Final = "signal_rows.safetensors"
 PACKAGED: Final = ("pocket",)
 DECODERS: Final[Mapping[str, Any]] = {
@@ -247,64 +243,6 @@ def read_config(folder: Path) -> SystemConfig:
     return from_dict(data, SystemConfig, source=str(folder / CONFIG))
 
 
-def write_manifest(folder: Path) -> None:
-    """Write the sums of all files but the manifest itself."""
-    record = {
-        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": _file_sha256(path)}
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MANIFEST
-    }
-    (folder / MANIFEST).write_text(json.dumps(record, indent=1) + "\n")
-
-
-def verify(folder: Path) -> list[str]:
-    """The files that are missing or differ from the manifest; empty if all is well.
-
-    Raises:
-        CheckpointError: there is no manifest.
-    """
-    try:
-        record = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise CheckpointError(f"{folder / MANIFEST}: expected the manifest of a system") from None
-    return [
-        name
-        for name, item in record.items()
-        if not (folder / name).is_file() or _file_sha256(folder / name) != item["sha256"]
-    ]
-
-
-def weights_sha256(folder: Path | None, modules: Iterable[nn.Module]) -> str:
-    """Hash of all weights: by the manifest's sums if there is one, else of the tensors."""
-    digest = hashlib.sha256()
-    if folder is not None and (folder / MANIFEST).is_file():
-        record = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        for name in sorted(record):
-            if name.endswith(".safetensors"):
-                digest.update(f"{name} {record[name]['sha256']}\n".encode())
-        return digest.hexdigest()
-    for module in modules:
-        for name, tensor in sorted(module.state_dict().items()):
-            flat = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-            digest.update(name.encode() + flat.numpy().tobytes())
-    return digest.hexdigest()
-
-
-def to_half(folder: Path) -> None:
-    """Turn every float32 weight of a folder into float16, in place; the manifest follows."""
-    for path in sorted(folder.rglob("*.safetensors")):
-        from safetensors import safe_open
-
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
-        tensors = {
-            name: tensor.half() if tensor.dtype == torch.float32 else tensor
-            for name, tensor in load_file(path).items()
-        }
-        _save_tensors(tensors, path, metadata)
-    write_manifest(folder)
-
-
 def _save_frozen(
     folder: Path,
     config: SystemConfig,
@@ -319,7 +257,7 @@ def _save_frozen(
     if source is None:
         first = next(iter(bridge.encoders.values()))
         assert isinstance(first, ImageBindEncoder)
-        _save_tensors(first.imagebind.state_dict(), encoder, None)
+        save_tensors(first.imagebind.state_dict(), encoder, None)
         bridge.language.save_base(language)
     else:
         shutil.copyfile(_inside(source, config.encoder.source), encoder)
@@ -342,8 +280,8 @@ def _save_tuned(
         save_projector(cast("Any", projector), folder / "input_projector" / f"{name}.safetensors")
     for modality, projector in output_projectors.items():
         path = folder / "output_projectors" / f"{modality}.safetensors"
-        _save_tensors(projector.state_dict(), path, None)
-    _save_tensors(bridge.language.rows.state_dict(), folder / ROWS, None)
+        save_tensors(projector.state_dict(), path, None)
+    save_tensors(bridge.language.rows.state_dict(), folder / ROWS, None)
     adapter = bridge.language.adapter
     if isinstance(adapter, LoraAdapter):
         adapter.save(folder / "adapter")
@@ -370,40 +308,12 @@ def _output_projector(
 
 
 def _load_rows(language: LanguageModel, path: Path) -> None:
-    _load_strict(language.rows, path, "signal rows")
+    load_strict(language.rows, path, "signal rows")
 
 
 def _load_output_projector(projector: OutputProjector, path: Path) -> None:
-    _load_strict(projector, path, "output projector")
+    load_strict(projector, path, "output projector")
     projector.eval()
-
-
-def _load_strict(module: nn.Module, path: Path, what: str) -> None:
-    if not path.is_file():
-        raise CheckpointError(f"{path}: missing; expected the weights of the {what}")
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError):
-        raise CheckpointError(f"{path}: expected a whole safetensors file; it is torn") from None
-    own = module.state_dict()
-    strange = sorted(own.keys() ^ tensors.keys()) or sorted(
-        name for name in own if own[name].shape != tensors[name].shape
-    )
-    if strange:
-        raise CheckpointError(
-            f"{path}: expected the {what} that config.json describes; {len(strange)} tensors are "
-            f"missing, unknown or of another shape, first {strange[0]!r}"
-        )
-    module.load_state_dict(tensors)
-
-
-def _save_tensors(
-    tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None
-) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(held, partial, metadata=dict(metadata) if metadata else None)
-    os.replace(partial, path)
 
 
 def _inside(folder: Path, source: str) -> str | Path:
@@ -434,8 +344,3 @@ def _download(repository: str, revision: str | None) -> Path:
             f"cannot fetch {repository!r} from the Hub: check the name and the connection, or give "
             "a local folder"
         ) from None
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -112,11 +112,12 @@ def _folders() -> dict[str, str]:
 
 
 def _pocket() -> dict[str, str]:
-    from anyany import system_files
     from anyany.errors import CheckpointError
+    from anyany.system_files import find
+    from anyany.weights import verify
 
     try:
-        whole = not system_files.verify(system_files.find("pocket"))
+        whole = not verify(find("pocket"))
     except CheckpointError:
         return {"weights": "missing"}
     return {"weights": "whole" if whole else "changed (see anyany models verify)"}

@@ -48,10 +48,11 @@ def verify(name: Name = "pocket") -> None:
       anyany models verify
       anyany models verify runs/pocket/system
     """
-    from anyany import system_files
+    from anyany import weights
+    from anyany.system_files import find
 
-    folder = system_files.find(name)
-    strange = system_files.verify(folder)
+    folder = find(name)
+    strange = weights.verify(folder)
     if strange:
         raise CheckpointError(
             f"{name}: {len(strange)} files are missing or changed, first {strange[0]!r}: install "

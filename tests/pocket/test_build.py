@@ -7,7 +7,7 @@ import pytest
 from anyany.errors import UsageError
 from anyany.pocket.build import PARTS, BuildSettings, build, pack, stage_config
 from anyany.system import AnyToAny
-from anyany.system_files import verify
+from anyany.weights import verify
 
 TRIAL = 0.0005  # of all steps: one or a few of each part
 

@@ -16,7 +16,7 @@ from system_fixtures import pocket  # noqa: F401
 from anyany import AnyToAny
 from anyany.errors import CheckpointError, ConfigError, UsageError
 from anyany.records import part_sha256
-from anyany.system_files import verify
+from anyany.weights import verify
 
 FAST = {"outputs": {"image"}, "seed": 7, "max_new_tokens": 24, "num_inference_steps": 2}
 
