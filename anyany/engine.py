@@ -10,6 +10,7 @@ Shapes: T tokens of a prompt, S tokens of a span, D language width.
 from __future__ import annotations
 
 import itertools
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,7 +28,14 @@ from anyany.decoders import (
     to_frames,
     to_pil,
 )
-from anyany.errors import AnyAnyError, Cancelled, PromptError, ResourceError, UsageError
+from anyany.errors import (
+    AnyAnyError,
+    Cancelled,
+    InternalError,
+    PromptError,
+    ResourceError,
+    UsageError,
+)
 from anyany.language import (
     Decoded,
     DecodeRequest,
@@ -56,6 +64,8 @@ from anyany.requests import (
     Request,
 )
 
+logger = logging.getLogger(__name__)
+
 WINDOW: Final = 64  # requests whose media and prompts are in memory together
 
 
@@ -83,12 +93,8 @@ class _Job:
             yield
         except Cancelled:
             self.stopped = True
-        except AnyAnyError as error:
-            self.error = error
-        except (torch.OutOfMemoryError, MemoryError):
-            self.error = ResourceError(
-                f"out of memory in {name}: shorten the request, or lower rows or micro_batch"
-            )
+        except Exception as error:  # it fails this request alone, and says where it broke
+            self.error = _wrapped(error, name)
         finally:
             spent = time.perf_counter() - began
             self.timings[name] = self.timings.get(name, 0.0) + spent
@@ -209,12 +215,13 @@ class Engine:
                 jobs[index].decoded = decoded
                 jobs[index].stopped = decoded.finish_reason == "cancelled"
                 jobs[index].timings["language"] = time.perf_counter() - began
-        except (torch.OutOfMemoryError, MemoryError):
-            for job in jobs:
-                if job.decoded is None:
-                    job.error = ResourceError(
-                        "out of memory in the language model: shorten the request, or lower rows"
-                    )
+        except Exception as error:
+            left = [job for job in jobs if job.decoded is None]
+            if len(jobs) == 1:
+                left[0].error = _wrapped(error, "language")
+                return
+            for job in left:  # one of them is to blame: each alone
+                self._language([job])
 
     def _decode(self, jobs: Sequence[_Job]) -> None:
         """All spans through their decoders; alike ones together where batching is allowed."""
@@ -316,6 +323,20 @@ class Engine:
             token_ids=decoded.token_ids if decoded else (),
             finish_reason=reason,
         )
+
+
+def _wrapped(error: Exception, stage: str) -> AnyAnyError:
+    """What a request fails with; the cause of an unexpected failure goes to the log."""
+    if isinstance(error, AnyAnyError):
+        return error
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return ResourceError(
+            f"out of memory in {stage}: shorten the request, or lower rows or micro_batch"
+        )
+    logger.error("%s failed", stage, exc_info=error)
+    told = InternalError(f"{stage} failed unexpectedly ({type(error).__name__}); see the log")
+    told.__cause__ = error
+    return told
 
 
 def _places(job: _Job, modality: Modality) -> list[int]:
