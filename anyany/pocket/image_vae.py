@@ -1,5 +1,8 @@
 """Pocket's image autoencoder: diffusers' AutoencoderKL at f=8 with 8 latent channels.
 
+Beside things in their shown colors it sees things in nameless colors and nameless shapes in every
+color, so that it learns color and outline apart: see `nameless`.
+
 It is trained on crops round the thing first (a quarter of the pixels), then on whole pictures. Its
 latents are brought to zero mean and unit variance per channel by folding the statistics into the
 1 x 1 convolutions on either side, so that `scaling_factor` is 1 and no channel is louder than
@@ -20,6 +23,7 @@ import torch
 from torch import Tensor
 
 from anyany.alignment.trainer import LossOutput, Task
+from anyany.pocket.nameless import render_nameless
 from anyany.pocket.render import (
     BACKGROUND_RGB,
     CENTER,
@@ -50,7 +54,8 @@ IMAGE_VAE: Final[dict[str, Any]] = {
 }
 LATENT_SIZE: Final = IMAGE_SIZE // 8
 _KL_WEIGHT: Final = 1e-4
-_TINTED: Final = 0.3  # of the pictures: in a nameless color
+_NAMELESS: Final = 0.35  # of the pictures: shapes of chance in any color
+_TINTED: Final = 0.3  # of the others: things in a nameless color
 _THING_WEIGHT: Final = 4.0  # pixels that are not background count for so many more
 
 
@@ -114,23 +119,29 @@ class ImageVaeTask(Task):
         return LossOutput(total, {"l1": distance.mean(), "kl": divergence}, weight=len(pixels))
 
     def _picture(self, index: int) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], Color]:
-        scene, jitter = sample_scene(index, "image-vae")
-        assert scene.thing is not None
-        assert scene.place is not None
-        assert scene.background is not None
-        background = BACKGROUND_RGB[scene.background]
-        rng = random.Random(f"image-vae-tint:{index}")
-        tint = draw_tint(scene.thing, rng) if rng.random() < _TINTED else None
-        pixels = render_pixels(replace(scene, color=None) if tint else scene, jitter, tint=tint)
+        """A training picture, cropped if so asked, and its background's color."""
+        rng = random.Random(f"image-vae-picture:{index}")
+        if rng.random() < _NAMELESS:
+            pixels, background, center = render_nameless(rng)
+        else:
+            scene, jitter = sample_scene(index, "image-vae")
+            assert scene.thing is not None
+            assert scene.place is not None
+            assert scene.background is not None
+            tint = draw_tint(scene.thing, rng) if rng.random() < _TINTED else None
+            shown = replace(scene, color=None) if tint else scene
+            pixels = render_pixels(shown, jitter, tint=tint)
+            background, center = BACKGROUND_RGB[scene.background], CENTER[scene.place]
         if self.crop is None:
             return pixels, background
-        top_left = []
-        rng = random.Random(f"image-vae-crop:{index}")
-        for middle in CENTER[scene.place]:
-            start = round(middle - self.crop / 2) + rng.randint(-6, 6)
-            top_left.append(min(max(start, 0), IMAGE_SIZE - self.crop))
-        left, top = top_left
+        left, top = (_crop_start(middle, self.crop, rng) for middle in center)
         return pixels[top : top + self.crop, left : left + self.crop], background
+
+
+def _crop_start(middle: float, side: int, rng: random.Random) -> int:
+    """Where a crop round a point begins, up to six pixels off, inside the picture."""
+    start = round(middle - side / 2) + rng.randint(-6, 6)
+    return min(max(start, 0), IMAGE_SIZE - side)
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import colorsys
 import math
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
@@ -124,10 +125,21 @@ def draw_thing(
     thing: str, color: Color, background: Color, *, center: Point, radius: float
 ) -> npt.NDArray[np.uint8]:
     """Draw one thing anywhere at any radius (pixels): uint8 [64, 64, 3]."""
+    return paint(_PAINTERS[thing], color, background, center=center, radius=radius)
+
+
+def paint(
+    draw: Callable[[Brush], None],
+    color: Color,
+    background: Color,
+    *,
+    center: Point,
+    radius: float,
+) -> npt.NDArray[np.uint8]:
+    """Let a brush draw on a background, at any place and radius (pixels): uint8 [64, 64, 3]."""
     side = IMAGE_SIZE * _OVERSAMPLING
     canvas = Image.new("RGB", (side, side), background)
-    brush = _Brush(ImageDraw.Draw(canvas), center, radius, color)
-    _PAINTERS[thing](brush)
+    draw(Brush(ImageDraw.Draw(canvas), center, radius, color))
     small = canvas.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BOX)
     return np.asarray(small, dtype=np.uint8).copy()
 
@@ -143,7 +155,7 @@ def _tint_distance(one: tuple[float, float, float], other: Color) -> float:
     return math.dist([v / max(one) for v in one], [v / max(other) for v in other])
 
 
-class _Brush:
+class Brush:
     """Draws in a thing's own coordinates: its box is [-1, 1] x [-1, 1], y downwards."""
 
     def __init__(
@@ -184,7 +196,7 @@ def _arc(x: float, y: float, rx: float, ry: float, start: float, stop: float) ->
     return [(x + rx * math.cos(a), y + ry * math.sin(a)) for a in angles]
 
 
-def _bell(brush: _Brush) -> None:
+def _bell(brush: Brush) -> None:
     brush.ellipse(0, 0.78, 0.24, 0.22, INK)
     body = [
         *_arc(0, -0.35, 0.5, 0.65, 180, 360),
@@ -196,14 +208,14 @@ def _bell(brush: _Brush) -> None:
     brush.polygon(body, brush.color)
 
 
-def _drum(brush: _Brush) -> None:
+def _drum(brush: Brush) -> None:
     body = [(-1.0, -0.35), (1.0, -0.35), *_arc(0, 0.5, 1.0, 0.35, 0, 180)]
     brush.polygon(body, brush.color)
     brush.ellipse(0, -0.4, 1.0, 0.36, LIGHT)
     brush.line([(0.15, -0.45), (0.75, -1.0)], INK, 0.14)
 
 
-def _bird(brush: _Brush) -> None:
+def _bird(brush: Brush) -> None:
     brush.polygon([(-0.45, 0.1), (-1.0, -0.3), (-0.95, 0.45)], brush.color)
     brush.polygon([(0.7, -0.6), (1.0, -0.4), (0.7, -0.25)], LIGHT)
     brush.ellipse(-0.05, 0.25, 0.65, 0.5, brush.color)
@@ -213,7 +225,7 @@ def _bird(brush: _Brush) -> None:
     brush.line([(0.15, 0.7), (0.15, 1.0)], INK, 0.12)
 
 
-def _bee(brush: _Brush) -> None:
+def _bee(brush: Brush) -> None:
     brush.ellipse(-0.3, -0.5, 0.3, 0.48, LIGHT)
     brush.ellipse(0.3, -0.5, 0.3, 0.48, LIGHT)
     brush.ellipse(0, 0.3, 0.95, 0.52, brush.color)
@@ -221,7 +233,7 @@ def _bee(brush: _Brush) -> None:
         brush.line([(x, 0.3 - half), (x, 0.3 + half)], INK, 0.19)
 
 
-def _siren(brush: _Brush) -> None:
+def _siren(brush: Brush) -> None:
     brush.polygon([(-0.9, 0.45), (0.9, 0.45), (0.9, 0.95), (-0.9, 0.95)], INK)
     brush.polygon([*_arc(0, 0.05, 0.6, 0.7, 180, 360), (0.6, 0.45), (-0.6, 0.45)], brush.color)
     for sign in (-1, 1):
@@ -229,13 +241,13 @@ def _siren(brush: _Brush) -> None:
     brush.line([(0, -0.75), (0, -1.0)], INK, 0.15)
 
 
-def _clock(brush: _Brush) -> None:
+def _clock(brush: Brush) -> None:
     brush.ellipse(0, 0, 1.0, 1.0, brush.color)
     brush.ellipse(0, 0, 0.62, 0.62, LIGHT)
     brush.line([(0, -0.48), (0, 0), (0.36, 0.2)], INK, 0.17)
 
 
-def _horn(brush: _Brush) -> None:
+def _horn(brush: Brush) -> None:
     brush.polygon(
         [(-1.0, -0.16), (-0.2, -0.16), (0.75, -0.8), (0.75, 0.8), (-0.2, 0.16), (-1.0, 0.16)],
         brush.color,
@@ -244,7 +256,7 @@ def _horn(brush: _Brush) -> None:
     brush.line([(-0.85, -0.32), (-0.85, 0.32)], INK, 0.16)
 
 
-def _cloud(brush: _Brush) -> None:
+def _cloud(brush: Brush) -> None:
     for x in (-0.5, 0.0, 0.5):
         brush.line([(x + 0.08, 0.5), (x - 0.12, 1.0)], INK, 0.15)
     lobes = ((-0.55, 0.05, 0.42, 0.4), (0.55, 0.05, 0.42, 0.4), (0, -0.3, 0.52, 0.52))
