@@ -32,11 +32,13 @@ from anyany.pocket.image_vae import ImageVaeTask, normalise_latents
 from anyany.pocket.imagebind import BindTask
 from anyany.pocket.language_model import LanguagePretrainTask
 from anyany.pocket.samples import DescribeSource, DialogueSource, DrawSource
+from anyany.pocket.stage_samples import world_samples
 from anyany.pocket.text_encoder import TextContrastTask
 from anyany.pocket.tokenizer import train_tokenizer
 from anyany.pocket.world import all_scenes
 from anyany.system import AnyToAny
-from anyany.system_files import find, to_half
+from anyany.system_files import find
+from anyany.weights import to_half
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +56,7 @@ TRAINING: Final[Mapping[str, TrainConfig]] = {
 }
 KEPT_STATES: Final = 6000  # conversations whose signal states stage 2b keeps
 STAGES: Final = ("encoder", "decoder", "projectors", "instruct", "refine")
+SHOWN: Final = ("encoder", "instruct")  # stages that learn to describe
 PARTS: Final = (
     "tokenizer",
     "text_encoder",
@@ -240,6 +243,7 @@ class _Builder:
             dataclasses.replace(config, train=self._settings(config.train)),
             self.settings.run(name),
             validation=DialogueSource(purpose="validation"),
+            sample_media=world_samples(system, draws=name != "encoder", describes=name in SHOWN),
             progress=self.settings.progress,
         )
         self._check_finished(result.reason)

@@ -46,6 +46,61 @@ WORDS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
         "pink": ("pink",),
     },
 }
+CLIP_WORDS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
+    "motion": {
+        "left": ("left", "leftwards"),
+        "right": ("right", "rightwards"),
+        "up": ("up", "upwards", "rising"),
+        "down": ("down", "downwards", "falling"),
+        "growing": ("growing", "expanding"),
+        "shrinking": ("shrinking", "contracting"),
+    },
+}
+SOUND_WORDS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
+    "count": {"once": ("once",), "twice": ("twice", "two"), "thrice": ("thrice", "three")},
+    "pitch": {"high": ("high",), "low": ("low", "deep")},
+}
+# What each thing does when it sounds: it rings; a ringing bell.
+SOUND_VERBS: Final[dict[str, tuple[str, str]]] = {
+    "bell": ("rings", "ringing"),
+    "drum": ("thumps", "thumping"),
+    "bird": ("chirps", "chirping"),
+    "bee": ("buzzes", "buzzing"),
+    "siren": ("wails", "wailing"),
+    "clock": ("ticks", "ticking"),
+    "horn": ("blasts", "blasting"),
+    "cloud": ("rains", "raining"),
+}
+# Words of requests about clips and sounds, for the tokenizer.
+MEDIA_WORDS: Final = (
+    "picture",
+    "image",
+    "video",
+    "clip",
+    "movie",
+    "animate",
+    "move",
+    "moves",
+    "moving",
+    "motion",
+    "film",
+    "play",
+    "hear",
+    "listen",
+    "sound",
+    "sounds",
+    "noise",
+    "audio",
+    "recording",
+    "record",
+    "pitch",
+    "pitched",
+    "times",
+    "again",
+    "look",
+    "looks",
+    "like",
+)
 PREPOSITION: Final = {
     "left": "on the",
     "right": "on the",

@@ -67,6 +67,7 @@ EDIT_SIZE: Final = {
     "large": ("make it larger", "make it bigger", "make it large", "now larger", "make it big"),
     "small": ("make it smaller", "make it small", "now smaller", "make it tiny"),
 }
+ANNOUNCEMENT: Final = "here is {}."  # what a reply says before it draws
 CHAT: Final = (
     ("hello", "hello! ask me to draw something, or show me a picture."),
     ("hi", "hello! ask me to draw something, or show me a picture."),
@@ -157,7 +158,7 @@ class Dialogue:
         self.turns.append(Turn((question,), (answer,)))
 
     def _answer_with_picture(self, question: tuple[Content, ...], scene: Scene) -> None:
-        self.turns.append(Turn(question, (f"here is {canonical_caption(scene)}.", scene)))
+        self.turns.append(Turn(question, (ANNOUNCEMENT.format(canonical_caption(scene)), scene)))
 
     def _attribute_question(self) -> tuple[str, str]:
         assert self.scene is not None

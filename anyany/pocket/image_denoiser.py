@@ -23,11 +23,11 @@ from torch import Tensor
 from anyany.alignment.losses import add_noise, biased_timesteps, denoising_loss
 from anyany.alignment.trainer import LossOutput, Task
 from anyany.decoders import ImageDecoder, part_generator, to_pil
-from anyany.pocket.captions import canonical_caption, caption
+from anyany.pocket.captions import canonical_caption
 from anyany.pocket.check import all_right, score_image
 from anyany.pocket.image_vae import LATENT_SIZE, encode_latents, to_pixels
 from anyany.pocket.render import BACKGROUND_RGB, Jitter, draw_tint, render_pixels
-from anyany.pocket.text_encoder import CAPTION_TOKENS, TEXT_DIM
+from anyany.pocket.text_encoder import CAPTION_TOKENS, TEXT_DIM, say
 from anyany.pocket.world import Scene, all_scenes
 
 if TYPE_CHECKING:
@@ -201,13 +201,11 @@ def training_caption(scene: Scene, rng: random.Random) -> str:
     chance = rng.random()
     if chance < _EMPTY_CAPTIONS:
         return ""
-    if chance < 0.35:
-        return canonical_caption(scene)
     if chance < 0.6:
-        return caption(scene, rng)
+        return say(scene, rng)
     names = list(scene.said())
     said = scene.only([name for name in names if rng.random() < 0.5] or [rng.choice(names)])
-    return canonical_caption(said) if rng.random() < 0.5 else caption(said, rng)
+    return say(said, rng)
 
 
 def save_grid(pictures: Sequence[Any], path: Path, *, columns: int = 8) -> None:

@@ -14,7 +14,14 @@ from typing import Final
 from anyany.alignment.samples import MediaTarget, Sample, turn
 from anyany.messages import ImagePart, Message
 from anyany.pocket.captions import canonical_caption, caption, draw_partial
-from anyany.pocket.dialogues import ASK_TO_DRAW, ASK_WHAT, Content, Turn, draw_dialogue
+from anyany.pocket.dialogues import (
+    ANNOUNCEMENT,
+    ASK_TO_DRAW,
+    ASK_WHAT,
+    Content,
+    Turn,
+    draw_dialogue,
+)
 from anyany.pocket.render import Jitter, render_image
 from anyany.pocket.world import Scene, draw_scene
 
@@ -54,7 +61,7 @@ class DrawSource:
         rng = random.Random(f"draw:{index}")
         scene = draw_partial(draw_scene(rng, held_out=self.held_out), rng)
         request = rng.choice(ASK_TO_DRAW).format(caption(scene, rng))
-        said = (f"here is {canonical_caption(scene)}.", scene)
+        said = (ANNOUNCEMENT.format(canonical_caption(scene)), scene)
         return Sample(to_turns((Turn((request,), said),)), f"draw {index}")
 
 

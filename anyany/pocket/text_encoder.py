@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from anyany.alignment.losses import contrastive_loss
 from anyany.alignment.trainer import LossOutput, Task
 from anyany.pocket.captions import canonical_caption, caption, draw_partial
-from anyany.pocket.dialogues import draw_edit
+from anyany.pocket.dialogues import ANNOUNCEMENT, draw_edit
 from anyany.pocket.world import Scene, draw_scene
 
 if TYPE_CHECKING:
@@ -69,8 +69,9 @@ def caption_ids(tokenizer: PreTrainedTokenizerFast, captions: Sequence[str]) -> 
 
 
 def say(scene: Scene, rng: random.Random) -> str:
-    """The canonical caption or any other."""
-    return canonical_caption(scene) if rng.random() < 0.3 else caption(scene, rng)
+    """The canonical caption or any other; now and then as a reply says it ("here is ...")."""
+    text = canonical_caption(scene) if rng.random() < 0.3 else caption(scene, rng)
+    return ANNOUNCEMENT.format(text) if rng.random() < 0.15 else text
 
 
 class TextContrastTask(Task):

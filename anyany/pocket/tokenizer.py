@@ -7,10 +7,18 @@ encoders.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from anyany.pocket.captions import WORDS, caption, draw_partial
+from anyany.pocket.captions import (
+    CLIP_WORDS,
+    MEDIA_WORDS,
+    SOUND_VERBS,
+    SOUND_WORDS,
+    WORDS,
+    caption,
+    draw_partial,
+)
 from anyany.pocket.dialogues import CHAT, draw_dialogue
 from anyany.pocket.world import draw_scene
 
@@ -57,11 +65,13 @@ def train_tokenizer(*, num_dialogues: int = 4000, seed: int = 0) -> PreTrainedTo
 
 def _corpus(num_dialogues: int, seed: int) -> Iterator[str]:
     rng = random.Random(seed)
-    for words in WORDS.values():
-        for synonyms in words.values():
-            for word in synonyms:
-                for _ in range(50):  # so that each word of the world is one token
-                    yield f"{word} a {word} {word}."
+    tables: list[Mapping[str, tuple[str, ...]]] = [SOUND_VERBS]
+    for attributes in (WORDS, CLIP_WORDS, SOUND_WORDS):
+        tables += attributes.values()
+    known = [word for table in tables for synonyms in table.values() for word in synonyms]
+    for word in (*known, *MEDIA_WORDS):
+        for _ in range(50):  # so that each word of the world is one token
+            yield f"{word} a {word} {word}."
     for question, answer in CHAT:
         yield f"{question} {answer}"
     for _ in range(num_dialogues):

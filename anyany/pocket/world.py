@@ -16,6 +16,9 @@ COLORS: Final = ("red", "yellow", "green", "cyan", "blue", "purple")
 SIZES: Final = ("small", "large")
 PLACES: Final = ("left", "right", "top", "bottom", "center")
 BACKGROUNDS: Final = ("white", "gray", "beige", "pink")
+MOTIONS: Final = ("left", "right", "up", "down", "growing", "shrinking")
+COUNTS: Final = ("once", "twice", "thrice")
+PITCHES: Final = ("high", "low")
 
 ATTRIBUTES: Final[dict[str, tuple[str, ...]]] = {
     "thing": THINGS,
