@@ -44,13 +44,13 @@ logger = logging.getLogger(__name__)
 
 # A build from nothing. How the shipped weights came about step by step: docs/pocket.md.
 TRAINING: Final[Mapping[str, TrainConfig]] = {
-    "text_encoder": TrainConfig(steps=400, batch_size=64, lr=1e-3, warmup=50, ema=0.99),
+    "text_encoder": TrainConfig(steps=500, batch_size=64, lr=1e-3, warmup=50, ema=0.99),
     "image_vae_crops": TrainConfig(
         steps=1500, batch_size=48, lr=2.5e-3, warmup=50, final_lr=0.3, ema=0.995
     ),
-    "image_vae": TrainConfig(steps=350, batch_size=24, lr=1.2e-3, warmup=20, ema=0.98),
-    "image_vae_decoder": TrainConfig(steps=700, batch_size=24, lr=1.2e-3, warmup=30, ema=0.99),
-    "image_unet": TrainConfig(steps=24_000, batch_size=32, lr=2e-3, warmup=200, ema=0.999),
+    "image_vae": TrainConfig(steps=1300, batch_size=24, lr=1.2e-3, warmup=20, ema=0.99),
+    "image_vae_decoder": TrainConfig(steps=900, batch_size=24, lr=1e-3, warmup=20, ema=0.99),
+    "image_unet": TrainConfig(steps=20_000, batch_size=32, lr=2e-3, warmup=200, ema=0.999),
     "imagebind": TrainConfig(steps=2600, batch_size=48, lr=7e-4, warmup=100, ema=0.995),
     "language": TrainConfig(steps=1600, batch_size=32, lr=1.5e-3, warmup=100, ema=0.995),
 }
@@ -224,7 +224,7 @@ class _Builder:
             parts.imagebind(tokenizer, self._ground("imagebind")),
             parts.language(tokenizer, self._ground("language")),
             tokenizer,
-            self._decoder(parts.image_unet(self._ground("image_unet"))),
+            {"image": self._decoder(parts.image_unet(self._ground("image_unet")))},
         )
         system.save_pretrained(self.settings.folder / "system")
 

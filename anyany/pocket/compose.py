@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from anyany.bridges import Bridge, BridgeConfig
-from anyany.decoders import ImageDecoder, OutputProjector, OutputProjectorConfig
+from anyany.decoders import OutputProjector, OutputProjectorConfig
 from anyany.encoders import ImageBind, ImageBindEncoder, ProjectorConfig
 from anyany.language import LanguageConfig, LanguageModel, SignalSpec
+from anyany.messages import MEDIA_MODALITIES, Modality
 from anyany.pocket.imagebind import EMBED_DIM, PREPROCESSING
+from anyany.pocket.imagebind_media import MEDIA_PREPROCESSING
 from anyany.pocket.language_model import LANGUAGE_DIM, POCKET_STYLE
 from anyany.system import AnyToAny
 from anyany.system_config import DecoderEntry, EncoderConfig, SystemConfig
@@ -20,21 +23,28 @@ NAME: Final = "pocket"
 OUTPUT_PROJECTOR: Final = OutputProjectorConfig(
     hidden_dim=128, encoder_layers=2, decoder_layers=2, heads=4, ffn=512
 )
+SIGNAL_TOKENS: Final[Mapping[Modality, int]] = {"image": 4, "video": 6, "audio": 4}
 CARD: Final = (
     "pocket knows a procedural world of eight things and nothing of real photographs. "
     "Weights and code: Apache-2.0."
 )
 
 
-def pocket_config(imagebind: ImageBind) -> SystemConfig:
-    """The configuration that these components make."""
+def pocket_config(imagebind: ImageBind, modalities: Collection[Modality]) -> SystemConfig:
+    """The configuration that these components make.
+
+    Args:
+        imagebind: with an audio tower if it hears.
+        modalities: of the decoders.
+    """
+    hears = imagebind.config.audio is not None
     return SystemConfig(
         name=NAME,
         encoder=EncoderConfig(
             imagebind.config,
-            modalities=("image",),
+            modalities=MEDIA_MODALITIES if hears else ("image",),
             readout="patches",
-            preprocessing=PREPROCESSING,
+            preprocessing=MEDIA_PREPROCESSING if hears else PREPROCESSING,
             licence="Apache-2.0",
         ),
         bridge=BridgeConfig(ProjectorConfig("linear", EMBED_DIM, LANGUAGE_DIM)),
@@ -43,22 +53,37 @@ def pocket_config(imagebind: ImageBind) -> SystemConfig:
             template="pocket",
             slot_prefix=POCKET_STYLE.slot_prefix,
             slot_suffix=POCKET_STYLE.slot_suffix,
-            signals=SignalSpec(image=4, video=0, audio=0),
+            signals=SignalSpec(**{m: n * (m in modalities) for m, n in SIGNAL_TOKENS.items()}),
         ),
-        decoders={"image": DecoderEntry("decoders/image", output_projector=OUTPUT_PROJECTOR)},
+        decoders={
+            modality: DecoderEntry(f"decoders/{modality}", output_projector=OUTPUT_PROJECTOR)
+            for modality in modalities
+        },
         card=CARD,
     )
 
 
 def compose(
-    imagebind: ImageBind, lm: Any, tokenizer: PreTrainedTokenizerFast, image: ImageDecoder
+    imagebind: ImageBind,
+    lm: Any,
+    tokenizer: PreTrainedTokenizerFast,
+    decoders: Mapping[Modality, Any],
 ) -> AnyToAny:
     """A system of pre-trained components, with fresh projectors and signal rows."""
-    config = pocket_config(imagebind)
+    config = pocket_config(imagebind, list(decoders))
     language = LanguageModel(lm, tokenizer, config.language)
-    encoder = ImageBindEncoder(
-        imagebind, "image", readout=config.encoder.readout, preprocessing=PREPROCESSING
-    )
-    bridge = Bridge({"image": encoder}, language, config.bridge)
-    projector = OutputProjector.from_config(LANGUAGE_DIM, image.condition, OUTPUT_PROJECTOR)
-    return AnyToAny(config, bridge, {"image": image}, {"image": projector})
+    encoders = {
+        modality: ImageBindEncoder(
+            imagebind,
+            cast("Any", modality),
+            readout=config.encoder.readout,
+            preprocessing=config.encoder.preprocessing,
+        )
+        for modality in config.encoder.modalities
+    }
+    bridge = Bridge(encoders, language, config.bridge)
+    projectors = {
+        modality: OutputProjector.from_config(LANGUAGE_DIM, decoder.condition, OUTPUT_PROJECTOR)
+        for modality, decoder in decoders.items()
+    }
+    return AnyToAny(config, bridge, decoders, projectors)

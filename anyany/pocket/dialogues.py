@@ -18,9 +18,11 @@ from anyany.pocket.captions import (
     caption,
     draw_partial,
 )
+from anyany.pocket.clips import Clip
+from anyany.pocket.sounds import Sound
 from anyany.pocket.world import ATTRIBUTES, Scene, draw_scene
 
-Content: TypeAlias = str | Scene
+Content: TypeAlias = str | Scene | Clip | Sound
 
 ASK_TO_DRAW: Final = (
     "draw {}",

@@ -156,7 +156,12 @@ def encode_latents(vae: AutoencoderKL, pixels: Tensor, *, batch_size: int = 64) 
 def normalise_latents(vae: AutoencoderKL, *, num_images: int = 1024) -> None:
     """Fold per-channel mean and deviation of the latents into the 1 x 1 convolutions, in place."""
     pictures = [render_pixels(*sample_scene(index, "image-vae")) for index in range(num_images)]
-    latents = encode_latents(vae, to_pixels(pictures))
+    fold_statistics(vae, encode_latents(vae, to_pixels(pictures)))
+
+
+@torch.no_grad()
+def fold_statistics(vae: AutoencoderKL, latents: Tensor) -> None:
+    """Make an autoencoder give latents like these zero mean and unit variance per channel."""
     mean = latents.mean(dim=(0, 2, 3))
     deviation = latents.std(dim=(0, 2, 3))
     channels = len(mean)

@@ -15,7 +15,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from anyany.alignment.order import Draws
 
+Subject = TypeVar("Subject", bound="Described")
 EMBED_DIM: Final = 128
 _TINTED: Final = 0.4  # of the pictures: in a nameless color
 _HALF: Final = (0.5, 0.5, 0.5)
@@ -52,6 +53,16 @@ PREPROCESSING: Final = PreprocessingConfig(
         size=IMAGE_SIZE, num_clips=1, clip_seconds=1.0, num_crops=1, mean=_HALF, std=_HALF
     ),
 )
+
+
+class Described(Protocol):
+    """A scene, a clip or a sound: attributes, some of them said."""
+
+    def said(self) -> dict[str, str]:
+        """The attributes that are given."""
+
+    def only(self, names: Sequence[str]) -> Self:
+        """With all but the named attributes unsaid."""
 
 
 def imagebind_config(tokenizer: PreTrainedTokenizerFast) -> ImageBindConfig:
@@ -109,12 +120,12 @@ class BindTask(Task):
                 picture = render_image(variant, Jitter.draw(rng), tint=tint)
                 pictures.append(prepare_image(picture, PREPROCESSING.image))
                 scenes.append(variant)
-                said.append(_partly(variant, rng))
+                said.append(part_of(variant, rng))
                 captions.append(say(said[-1], rng))
         return {
             "pictures": torch.stack(pictures),
             "ids": self.token_ids(captions),
-            "same": torch.tensor([[_shows(scene, one) for one in said] for scene in scenes]),
+            "same": torch.tensor([[shows(scene, one) for one in said] for scene in scenes]),
         }
 
     def loss(self, batch: Any, draws: Draws) -> LossOutput:
@@ -159,13 +170,14 @@ class BindTask(Task):
         return rows
 
 
-def _partly(scene: Scene, rng: random.Random) -> Scene:
-    """The scene whole or in part, at even chance."""
-    if rng.random() < 0.5:
-        return scene
-    names = list(scene.said())
-    return scene.only(rng.sample(names, rng.randint(1, len(names) - 1)))
+def part_of(subject: Subject, rng: random.Random) -> Subject:
+    """A scene, clip or sound, whole or in part, at even chance."""
+    names = list(subject.said())
+    if len(names) < 2 or rng.random() < 0.5:
+        return subject
+    return subject.only(rng.sample(names, rng.randint(1, len(names) - 1)))
 
 
-def _shows(scene: Scene, said: Scene) -> bool:
-    return all(getattr(scene, name) == value for name, value in said.said().items())
+def shows(subject: Described, said: Described) -> bool:
+    """Whether a medium of the subject shows all that is said."""
+    return all(getattr(subject, name) == value for name, value in said.said().items())

@@ -1,29 +1,33 @@
 """Pocket's language model: a small Llama pre-trained on the world's conversations, text alone.
 
-A picture's place is taken by soft words: vectors mixed from the embeddings of its attributes'
-words. A language model that answers from those only needs a projector that says them. Pictures to
-be drawn are not said at all: signal tokens come with stage 2.
+A medium's place is taken by soft words: vectors mixed from the embeddings of its attributes'
+words, and of what it is where it is no picture. A language model that answers from those only
+needs a projector that says them. Media to be made are not said at all: signal tokens come with
+stage 2.
 
-Legend: B batch, T tokens, D language width, M media tokens of a slot.
+Legend: B batch, T tokens, D language width, S slots, N tokens of all slots, W words of a slot.
 """
 
 from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from anyany.alignment.trainer import LossOutput, Task
 from anyany.language import TEMPLATES, MediaSlot, PromptStyle, SignalSpec, TokenSegment, render
 from anyany.messages import ImagePart, Message, TextPart
-from anyany.pocket.captions import WORDS
+from anyany.pocket.captions import CLIP_WORDS, SOUND_WORDS, WORDS
+from anyany.pocket.clips import Clip
 from anyany.pocket.dialogues import Content, Turn, draw_dialogue
+from anyany.pocket.sounds import Sound
 from anyany.pocket.world import Scene
 
 if TYPE_CHECKING:
@@ -31,14 +35,22 @@ if TYPE_CHECKING:
 
     from anyany.alignment.order import Draws
 
+Subject: TypeAlias = Scene | Clip | Sound
 LANGUAGE_DIM: Final = 192
-SLOT_TOKENS: Final = 16  # of a picture
+SLOT_TOKENS: Final[Mapping[type, int]] = {Scene: 16, Clip: 16, Sound: 48}  # as the encoders give
+SLOT_WORDS: Final = 5  # at most so many
+_KIND: Final[Mapping[type, str]] = {Clip: "video", Sound: "sound"}
 NUM_DIALOGUES: Final = 40_000
 POCKET_STYLE: Final = PromptStyle(
     TEMPLATES["pocket"], slot_prefix="<media>", slot_suffix="</media>"
 )
 _NOISE: Final = 0.3  # of a slot vector, relative to the deviation of the embeddings
 _SLOT: Final = -1  # in place of a token id
+
+
+def draw_any_dialogue(rng: random.Random) -> Sequence[Turn]:
+    """A conversation about any pictures of the world."""
+    return draw_dialogue(rng, held_out=None)
 
 
 def build_language_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -64,11 +76,11 @@ def build_language_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM
 
 @dataclass(frozen=True)
 class Encoded:
-    """A conversation as ids; `_SLOT` stands where media go, in the order of `scenes`."""
+    """A conversation as ids; `_SLOT` stands where media go, in the order of `shown`."""
 
     ids: tuple[int, ...]
     loss: tuple[bool, ...]
-    scenes: tuple[Scene, ...]
+    shown: tuple[Subject, ...]
 
 
 class LanguagePretrainTask(Task):
@@ -77,17 +89,24 @@ class LanguagePretrainTask(Task):
     Args:
         lm: trained.
         tokenizer: the world's.
+        converse: draws a conversation; of any part of the world, as text.
     """
 
-    def __init__(self, lm: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(
+        self,
+        lm: LlamaForCausalLM,
+        tokenizer: PreTrainedTokenizerFast,
+        converse: Callable[[random.Random], Sequence[Turn]] = draw_any_dialogue,
+    ) -> None:
         super().__init__(lm, num_samples=NUM_DIALOGUES)
         self.lm = lm
         self.tokenizer = tokenizer
+        self.converse = converse
 
     @functools.lru_cache(maxsize=NUM_DIALOGUES)  # noqa: B019  one task a process
     def conversation(self, index: int) -> Encoded:
-        """The conversation of an index: any scene of the world, as text."""
-        turns = draw_dialogue(random.Random(f"language:{index}"), held_out=None)
+        """The conversation of an index."""
+        turns = self.converse(random.Random(f"language:{index}"))
         return encode_conversation(turns, self.tokenizer)
 
     def batch(self, indices: Sequence[int], draws: Draws) -> dict[str, Any]:
@@ -102,26 +121,9 @@ class LanguagePretrainTask(Task):
             row_ids = [token_id for one in row for token_id in one.ids]
             ids[number, : len(row_ids)] = torch.tensor(row_ids)
             loss[number, : len(row_ids)] = torch.tensor([flag for one in row for flag in one.loss])
-        words, mixtures = [], []
-        rng = draws.numpy_generators[0]
-        for row in rows:
-            for scene in (scene for one in row for scene in one.scenes):
-                values = [WORDS[name][value][0] for name, value in scene.said().items()]
-                words.append([self._word_id(word) for word in values])
-                soft = rng.random() < 0.7
-                mixtures.append(
-                    rng.dirichlet([0.4] * len(values), SLOT_TOKENS)
-                    if soft
-                    else _each_once(rng, len(values))
-                )
-        return {
-            "ids": ids,
-            "loss": loss,
-            "words": torch.tensor(words, dtype=torch.long).reshape(-1, 5),
-            "mixtures": torch.from_numpy(np.array(mixtures, dtype=np.float32)).reshape(
-                -1, SLOT_TOKENS, 5
-            ),
-        }
+        shown = [subject for row in rows for one in row for subject in one.shown]
+        words, mixtures, owners = self._soft_words(shown, draws.numpy_generators[0])
+        return {"ids": ids, "loss": loss, "words": words, "mixtures": mixtures, "owners": owners}
 
     def loss(self, batch: Any, draws: Draws) -> LossOutput:
         """Cross-entropy of the assistant's tokens."""
@@ -129,10 +131,11 @@ class LanguagePretrainTask(Task):
         table: Any = self.lm.get_input_embeddings()
         embeds = table(ids.clamp(min=0))  # [B, T, D]
         deviation = table.weight.detach().std()
-        slots = torch.einsum("smw,swd->smd", batch["mixtures"], table(batch["words"]))
-        noise = torch.randn(slots.flatten(0, 1).shape, generator=draws.generators[0])
+        spoken = table(batch["words"])[batch["owners"]]  # [N, W, D]
+        slots = torch.einsum("nw,nwd->nd", batch["mixtures"], spoken)
+        noise = torch.randn(slots.shape, generator=draws.generators[0])
         embeds = embeds.clone()
-        embeds[ids == _SLOT] = slots.flatten(0, 1) + _NOISE * deviation * noise
+        embeds[ids == _SLOT] = slots + _NOISE * deviation * noise
         hidden = self.lm.model(inputs_embeds=embeds, use_cache=False).last_hidden_state
         predicted = mask[:, 1:]
         head: Any = self.lm.lm_head
@@ -141,33 +144,65 @@ class LanguagePretrainTask(Task):
         right = (logits.argmax(-1) == labels).float().mean()
         return LossOutput(F.cross_entropy(logits, labels), {"accuracy": right}, weight=len(labels))
 
+    def _soft_words(
+        self, shown: Sequence[Subject], rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Word ids [S, W], and per token of a slot its mixture [N, W] and its slot [N]."""
+        words = torch.zeros(len(shown), SLOT_WORDS, dtype=torch.long)
+        mixtures = [np.zeros((0, SLOT_WORDS))]
+        owners: list[int] = []
+        for number, subject in enumerate(shown):
+            values = spoken_words(subject)
+            words[number, : len(values)] = torch.tensor([self._word_id(word) for word in values])
+            tokens = SLOT_TOKENS[type(subject)]
+            soft = rng.random() < 0.7
+            mixture = (
+                rng.dirichlet([0.4] * len(values), tokens)
+                if soft
+                else _each_once(rng, len(values), tokens)
+            )
+            mixtures.append(np.pad(mixture, ((0, 0), (0, SLOT_WORDS - len(values)))))
+            owners += [number] * tokens
+        packed = torch.from_numpy(np.concatenate(mixtures).astype(np.float32))
+        return words, packed, torch.tensor(owners, dtype=torch.long)
+
     def _word_id(self, word: str) -> int:
         (only,) = self.tokenizer(" " + word, add_special_tokens=False).input_ids
         return int(only)
 
 
+def spoken_words(subject: Subject) -> list[str]:
+    """The canonical words of a medium's attributes, and what it is where it is no picture."""
+    tables = {**WORDS, **CLIP_WORDS, **SOUND_WORDS}
+    words = [tables[name][value][0] for name, value in subject.said().items()]
+    kind = _KIND.get(type(subject))
+    return [*words, kind] if kind else words
+
+
 def encode_conversation(turns: Sequence[Turn], tokenizer: PreTrainedTokenizerFast) -> Encoded:
-    """A conversation as the prompt template writes it, without the pictures that it draws."""
+    """A conversation as the prompt template writes it, without the media that it makes."""
     messages: list[Message] = []
-    scenes: list[Scene] = []
+    shown: list[Subject] = []
     for turn in turns:
-        scenes += [item for item in turn.question if isinstance(item, Scene)]
+        shown += [item for item in turn.question if not isinstance(item, str)]
         messages.append(Message("user", tuple(_part(item) for item in turn.question)))
         said = tuple(TextPart(item) for item in turn.answer if isinstance(item, str))
         messages.append(Message("assistant", said))
     ids: list[int] = []
     loss: list[bool] = []
+    slots = iter(shown)
     for segment in render(
         messages, tokenizer=tokenizer, signals=SignalSpec(), style=POCKET_STYLE, training=True
     ):
         if isinstance(segment, MediaSlot):
-            ids += [_SLOT] * SLOT_TOKENS
-            loss += [False] * SLOT_TOKENS
+            tokens = SLOT_TOKENS[type(next(slots))]
+            ids += [_SLOT] * tokens
+            loss += [False] * tokens
         else:
             assert isinstance(segment, TokenSegment)
             ids += segment.ids
             loss += [segment.loss] * len(segment.ids)
-    return Encoded(tuple(ids), tuple(loss), tuple(scenes))
+    return Encoded(tuple(ids), tuple(loss), tuple(shown))
 
 
 def _packed(conversations: Sequence[Encoded]) -> list[list[Encoded]]:
@@ -196,10 +231,10 @@ def _blank() -> Any:
     return Image.new("RGB", (1, 1))
 
 
-def _each_once(rng: Any, num_words: int) -> Any:
-    """One word a slot vector, every word at least once: [M, words]."""
+def _each_once(rng: np.random.Generator, num_words: int, tokens: int) -> Any:
+    """One word a slot vector, every word at least once: [tokens, words]."""
     chosen = np.concatenate(
-        [np.arange(num_words), rng.integers(num_words, size=SLOT_TOKENS - num_words)]
+        [np.arange(num_words), rng.integers(num_words, size=tokens - num_words)]
     )
     rng.shuffle(chosen)
     return np.eye(num_words)[chosen]

@@ -1,77 +1,102 @@
 """What the alignment stages learn from in the pocket world: infinite, procedural, held-out safe.
 
-Pictures are shown of trainable scenes alone. Pictures to be drawn are only captions here, and
-captions may speak of any scene.
+Media are shown of trainable scenes, clips and sounds alone. Media to be made are only captions
+here, and captions may speak of anything.
 """
 
 from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal, TypeAlias
 
 from anyany.alignment.samples import MediaTarget, Sample, turn
-from anyany.messages import ImagePart, Message
-from anyany.pocket.captions import canonical_caption, caption, draw_partial
-from anyany.pocket.dialogues import (
-    ANNOUNCEMENT,
-    ASK_TO_DRAW,
-    ASK_WHAT,
-    Content,
-    Turn,
-    draw_dialogue,
+from anyany.messages import AudioPart, ImagePart, Message, VideoPart
+from anyany.pocket.animation import CLIP_FRAMES_PER_SECOND, ClipJitter, render_clip
+from anyany.pocket.clips import Clip, draw_clip
+from anyany.pocket.dialogues import ASK_WHAT, Content, Turn, draw_dialogue
+from anyany.pocket.media_dialogues import (
+    ASK_WHAT_CLIP,
+    ASK_WHAT_SOUND,
+    MediaDialogue,
+    Subject,
+    canonical_words,
+    draw_media_dialogue,
 )
 from anyany.pocket.render import Jitter, render_image
+from anyany.pocket.sounds import Sound, draw_sound
+from anyany.pocket.synthesis import SAMPLE_RATE, SoundJitter, render_sound
 from anyany.pocket.world import Scene, draw_scene
 
+MediaModality: TypeAlias = Literal["image", "video", "audio"]
 VARIANTS: Final = 4  # pictures of each scene, so that encoder features can be kept
+_DRAW: Final[Mapping[str, Any]] = {"image": draw_scene, "video": draw_clip, "audio": draw_sound}
+_ASK_WHAT: Final = {"image": ASK_WHAT, "video": ASK_WHAT_CLIP, "audio": ASK_WHAT_SOUND}
+_MODALITY: Final[Mapping[type, MediaModality]] = {Scene: "image", Clip: "video", Sound: "audio"}
 
 
 class DescribeSource:
-    """Stage 1: a picture and a request to describe it; the answer is its canonical caption."""
+    """Stage 1: a medium and a request to describe it; the answer is its canonical caption.
+
+    Args:
+        modalities: of the media, at even chance.
+    """
 
     num_samples: int | None = None
+
+    def __init__(self, modalities: Sequence[MediaModality] = ("image",)) -> None:
+        self.modalities = tuple(modalities)
 
     def sample(self, index: int, epoch: int) -> Sample:
         """The conversation at `index`."""
         rng = random.Random(f"describe:{index}")
-        scene = draw_scene(rng)
-        shown = picture(scene, rng.randrange(VARIANTS))
-        ask = rng.choice(ASK_WHAT)
+        modality = rng.choice(self.modalities)
+        subject = _DRAW[modality](rng, held_out=False)
+        shown = medium(subject, rng.randrange(VARIANTS))
+        ask = rng.choice(_ASK_WHAT[modality])
         question = turn("user", shown, ask) if rng.random() < 0.7 else turn("user", ask, shown)
-        answer = turn("assistant", f"{canonical_caption(scene)}.")
+        answer = turn("assistant", f"{canonical_words(subject)}.")
         return Sample((question, answer), f"describe {index}")
 
 
 class DrawSource:
-    """Stage 2: a request in words; the answer repeats it and draws.
+    """Stage 2: a request in words; the answer repeats it and makes the medium.
 
     Args:
-        held_out: None = captions of any scene (text alone); False = of trainable ones.
+        held_out: None = captions of any medium (text alone); False = of trainable ones.
         num_samples: size of the set; finite where what is computed once shall be kept.
+        modalities: of the media, at even chance.
     """
 
-    def __init__(self, held_out: bool | None = None, *, num_samples: int | None = None) -> None:
+    def __init__(
+        self,
+        held_out: bool | None = None,
+        *,
+        num_samples: int | None = None,
+        modalities: Sequence[MediaModality] = ("image",),
+    ) -> None:
         self.held_out = held_out
         self.num_samples = num_samples
+        self.modalities = tuple(modalities)
 
     def sample(self, index: int, epoch: int) -> Sample:
         """The conversation at `index`."""
         rng = random.Random(f"draw:{index}")
-        scene = draw_partial(draw_scene(rng, held_out=self.held_out), rng)
-        request = rng.choice(ASK_TO_DRAW).format(caption(scene, rng))
-        said = (ANNOUNCEMENT.format(canonical_caption(scene)), scene)
-        return Sample(to_turns((Turn((request,), said),)), f"draw {index}")
+        dialogue = MediaDialogue(rng, self.held_out, self.held_out)
+        modality = rng.choice(self.modalities)
+        {"image": dialogue.draw, "video": dialogue.film, "audio": dialogue.play}[modality]()
+        return Sample(to_turns(dialogue.turns), f"draw {index}")
 
 
 class DialogueSource:
     """Stage 3: conversations that switch modality.
 
     Args:
-        held_out: as in DrawSource, for pictures to be drawn; shown ones are always trainable.
+        held_out: as in DrawSource, for media to be made; shown ones are always trainable.
         purpose: another one gives other conversations, for validation.
         num_samples: size of the set; finite where what is computed once shall be kept.
+        all_media: clips and sounds as well as pictures.
     """
 
     def __init__(
@@ -80,41 +105,49 @@ class DialogueSource:
         *,
         purpose: str = "instruct",
         num_samples: int | None = None,
+        all_media: bool = False,
     ) -> None:
         self.held_out = held_out
         self.purpose = purpose
         self.num_samples = num_samples
+        self.all_media = all_media
 
     def sample(self, index: int, epoch: int) -> Sample:
         """The conversation at `index`."""
         rng = random.Random(f"{self.purpose}:{index}")
-        turns = draw_dialogue(rng, max_turns=3, held_out=self.held_out, shown_held_out=False)
+        draw = draw_media_dialogue if self.all_media else draw_dialogue
+        turns = draw(rng, max_turns=3, held_out=self.held_out, shown_held_out=False)
         return Sample(to_turns(turns, rng), f"{self.purpose} {index}")
 
 
 def to_turns(turns: Sequence[Turn], rng: random.Random | None = None) -> tuple[Message, ...]:
-    """Questions and answers as messages: shown scenes are rendered, drawn ones become captions."""
+    """Questions and answers as messages: shown media are rendered, made ones become captions."""
     messages: list[Message] = []
     for one in turns:
         messages.append(turn("user", *[_shown(item, rng) for item in one.question]))
-        messages.append(turn("assistant", *[_drawn(item) for item in one.answer]))
+        messages.append(turn("assistant", *[_made(item) for item in one.answer]))
     return tuple(messages)
 
 
 @functools.lru_cache(maxsize=8192)
-def picture(scene: Scene, variant: int) -> ImagePart:
-    """One of the pictures of a full scene."""
-    rng = random.Random(f"picture:{scene}:{variant}")
-    return ImagePart(render_image(scene, Jitter.draw(rng)))
+def medium(subject: Subject, variant: int) -> ImagePart | VideoPart | AudioPart:
+    """One of the pictures of a full scene, or of the renderings of a full clip or sound."""
+    if isinstance(subject, Scene):
+        rng = random.Random(f"picture:{subject}:{variant}")
+        return ImagePart(render_image(subject, Jitter.draw(rng)))
+    rng = random.Random(f"medium:{subject}:{variant}")
+    if isinstance(subject, Clip):
+        return VideoPart(render_clip(subject, ClipJitter.draw(rng)), CLIP_FRAMES_PER_SECOND)
+    return AudioPart(render_sound(subject, SoundJitter.draw(rng))[None], SAMPLE_RATE)
 
 
-def _shown(item: Content, rng: random.Random | None) -> str | ImagePart:
+def _shown(item: Content, rng: random.Random | None) -> str | ImagePart | VideoPart | AudioPart:
     if isinstance(item, str):
         return item
-    return picture(item, rng.randrange(VARIANTS) if rng else 0)
+    return medium(item, rng.randrange(VARIANTS) if rng else 0)
 
 
-def _drawn(item: Content) -> str | MediaTarget:
+def _made(item: Content) -> str | MediaTarget:
     if isinstance(item, str):
         return item
-    return MediaTarget("image", caption=canonical_caption(item))
+    return MediaTarget(_MODALITY[type(item)], caption=canonical_words(item))

@@ -1,4 +1,4 @@
-"""What a stage in training can do so far: held-out scenes drawn and described at each evaluation."""
+"""What a stage in training can do so far: held-out scenes, drawn and described."""
 
 from __future__ import annotations
 

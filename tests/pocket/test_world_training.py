@@ -1,4 +1,4 @@
-"""No training ever draws a held-out picture: every task and source is watched as it renders."""
+"""No training ever shows a held-out medium: every task and source is watched as it renders."""
 
 from __future__ import annotations
 
@@ -17,18 +17,44 @@ from torch import nn
 import anyany.pocket
 from anyany.alignment.order import Draws
 from anyany.messages import ImagePart
-from anyany.pocket import image_denoiser, image_vae, imagebind, samples
+from anyany.pocket import (
+    audio_denoiser,
+    image_denoiser,
+    image_vae,
+    imagebind,
+    imagebind_media,
+    mel_vae,
+    samples,
+    video_denoiser,
+)
 from anyany.pocket.check import _color
+from anyany.pocket.clips import Clip
 from anyany.pocket.render import Color, render_image
+from anyany.pocket.sounds import Sound, all_sounds
 from anyany.pocket.world import HELD_OUT_PAIRS, Scene, all_scenes, draw_scene
 
-# Modules that turn scenes into pixels; the tests below watch what training ones render. The
-# renderer's own module, the checker (bare silhouettes) and the evaluation are no training.
-TRAINING = {"image_denoiser", "image_vae", "imagebind", "samples"}
-NO_TRAINING = {"render", "check", "evaluate_cases"}
+# Modules that turn scenes, clips and sounds into media; the tests below watch what training ones
+# render. The renderers' own modules, the checkers (bare silhouettes), the evaluation and what a
+# stage shows at its evaluations are no training.
+TRAINING = {
+    "picture": {"image_denoiser", "image_vae", "imagebind", "samples"},
+    "clip": {"video_denoiser", "imagebind_media", "samples"},
+    "sound": {"audio_denoiser", "mel_vae", "imagebind_media", "samples"},
+}
+NO_TRAINING = {
+    "picture": {"render", "check", "check_clip", "animation", "evaluate_cases", "stage_samples"},
+    "clip": {"animation"},
+    "sound": {"synthesis", "vocoder"},  # the vocoder's trained on what mel_vae draws
+}
+RENDERERS = {
+    "picture": {"render_image", "render_pixels", "draw_thing"},
+    "clip": {"render_clip"},
+    "sound": {"render_sound"},
+}
 
 
-def test_no_unwatched_module_renders() -> None:
+@pytest.mark.parametrize("kind", list(RENDERERS))
+def test_no_unwatched_module_renders(kind: str) -> None:
     renderers = set()
     for module in pkgutil.iter_modules(anyany.pocket.__path__):
         spec = importlib.util.find_spec(f"anyany.pocket.{module.name}")
@@ -37,22 +63,22 @@ def test_no_unwatched_module_renders() -> None:
         names = {
             node.id if isinstance(node, ast.Name) else node.name
             for node in ast.walk(ast.parse(Path(spec.origin).read_text(encoding="utf-8")))
-            if isinstance(node, ast.Name | ast.alias)
+            if isinstance(node, ast.Name | ast.alias | ast.FunctionDef)
         }
-        if names & {"render_image", "render_pixels", "draw_thing"}:
+        if names & RENDERERS[kind]:
             renderers.add(module.name)
-    assert renderers == TRAINING | NO_TRAINING
+    assert renderers == TRAINING[kind] | NO_TRAINING[kind]
 
 
 class _Watch:
     """Renders, and keeps which scenes were rendered, in which nameless colors."""
 
     def __init__(self, result: Any) -> None:
-        self.scenes: list[Scene] = []
+        self.scenes: list[Any] = []
         self.tints: list[tuple[str | None, Color]] = []
         self.result = result
 
-    def __call__(self, scene: Scene, *_: object, tint: Color | None = None) -> Any:
+    def __call__(self, scene: Any, *_: object, tint: Color | None = None) -> Any:
         self.scenes.append(scene)
         if tint is not None:
             self.tints.append((scene.thing, tint))
@@ -71,6 +97,7 @@ def _draws(number: int) -> Draws:
     return Draws(0, "batch", epochs=[0] * number, indices=range(number))
 
 
+WHITE = Clip(background="white")
 _PIXELS = np.zeros((64, 64, 3), dtype=np.uint8)
 
 
@@ -78,8 +105,11 @@ def test_the_autoencoder_sees_no_held_out_picture(monkeypatch: pytest.MonkeyPatc
     watch = _Watch(_PIXELS)
     monkeypatch.setattr(image_vae, "render_pixels", watch)
     task = image_vae.ImageVaeTask(image_vae.build_image_vae(), crop=32)
+    monkeypatch.setattr(
+        image_vae, "render_nameless", lambda rng: (_PIXELS, (0, 0, 0), (32.0, 32.0))
+    )
     task.batch(range(1500), _draws(1500))
-    watch.check(1500, tints=300)
+    watch.check(900, tints=200)
 
 
 def test_the_latent_pool_holds_no_held_out_picture(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,11 +134,62 @@ def test_imagebind_sees_no_held_out_picture(monkeypatch: pytest.MonkeyPatch) -> 
     watch.check(400, tints=80)
 
 
-def test_the_stages_show_no_held_out_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_stages_show_no_held_out_medium(monkeypatch: pytest.MonkeyPatch) -> None:
     watch = _Watch(ImagePart(render_image(draw_scene(random.Random(0)))))
-    monkeypatch.setattr(samples, "picture", watch)
-    sources = (samples.DescribeSource(), samples.DrawSource(), samples.DialogueSource())
+    monkeypatch.setattr(samples, "medium", watch)
+    sources = (
+        samples.DescribeSource(("image", "video", "audio")),
+        samples.DrawSource(),
+        samples.DialogueSource(),
+        samples.DialogueSource(all_media=True),
+    )
     for source in sources:
         for index in range(1000):
             source.sample(index, 0)
-    watch.check(1200)
+    watch.check(2000)
+    assert {type(one) for one in watch.scenes} == {Scene, Clip, Sound}
+
+
+def test_the_clip_pool_holds_no_held_out_clip(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = _Watch(np.zeros((8, 64, 64, 3), dtype=np.uint8))
+    monkeypatch.setattr(video_denoiser, "render_clip", watch)
+    monkeypatch.setattr(
+        video_denoiser, "encode_latents", lambda vae, pixels: torch.zeros(len(pixels), 8, 8, 8)
+    )
+    monkeypatch.setattr(video_denoiser, "render_nameless_clip", lambda rng: (WHITE, watch.result))
+    video_denoiser.ClipPool(nn.Identity(), stride=3)  # type: ignore[arg-type]
+    watch.check(600, tints=200)
+
+
+def test_the_sound_pool_holds_no_held_out_sound(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = _Watch(np.zeros(32_000, dtype=np.float32))
+    monkeypatch.setattr(audio_denoiser, "render_sound", watch)
+    monkeypatch.setattr(
+        audio_denoiser, "encode_mels", lambda vae, mels: torch.zeros(len(mels), 8, 25, 8)
+    )
+    audio_denoiser.SoundPool(nn.Identity(), recordings=2)  # type: ignore[arg-type]
+    watch.check(80)
+    assert set(watch.scenes) == set(all_sounds(held_out=False))
+
+
+def test_the_mel_autoencoder_and_the_vocoder_hear_no_held_out_sound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    watch = _Watch(np.zeros(32_000, dtype=np.float32))
+    monkeypatch.setattr(mel_vae, "render_sound", watch)
+    for index in range(400):
+        mel_vae.training_sound(index, "mel-vae")
+    watch.check(200)
+
+
+def test_the_encoder_meets_no_held_out_clip_or_sound(monkeypatch: pytest.MonkeyPatch) -> None:
+    clips = _Watch(np.zeros((8, 64, 64, 3), dtype=np.uint8))
+    sounds = _Watch(np.zeros(32_000, dtype=np.float32))
+    monkeypatch.setattr(imagebind_media, "render_clip", clips)
+    monkeypatch.setattr(imagebind_media, "render_sound", sounds)
+    rng = random.Random(0)
+    for _ in range(150):
+        imagebind_media.clip_pair(rng)
+        imagebind_media.sound_pair(rng)
+    clips.check(300, tints=60)
+    sounds.check(200)

@@ -1,0 +1,136 @@
+"""Clips: words and back, what is held out, and the renderer."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from anyany.pocket.animation import ClipJitter, poses, render_clip
+from anyany.pocket.clips import (
+    CLIP_ATTRIBUTES,
+    HELD_OUT_MOTIONS,
+    Clip,
+    all_clips,
+    canonical_clip_caption,
+    clip_attributes_right,
+    clip_caption,
+    complete_clip,
+    draw_clip,
+    draw_partial_clip,
+    parse_clip,
+)
+from anyany.pocket.nameless_clips import render_nameless_clip
+from anyany.pocket.render import BACKGROUND_RGB
+from anyany.pocket.world import HELD_OUT_PAIRS, MOTIONS, THINGS
+
+
+def test_the_canonical_caption_of_every_clip_is_read_back() -> None:
+    captions = {canonical_clip_caption(clip): clip for clip in all_clips()}
+    assert len(captions) == 1152
+    for text, clip in captions.items():
+        assert parse_clip(text) == clip
+    assert (
+        canonical_clip_caption(Clip("bell", "red", "white", "left"))
+        == "a red bell moving left on a white background"
+    )
+    assert canonical_clip_caption(Clip("bee", motion="growing")) == "a bee growing"
+
+
+def test_varied_captions_of_whole_and_partial_clips_are_read_back() -> None:
+    rng = random.Random(0)
+    texts = set()
+    for _ in range(4000):
+        clip = draw_partial_clip(draw_clip(rng, held_out=None), rng)
+        text = clip_caption(clip, rng)
+        texts.add(text)
+        assert parse_clip(text) == clip, text
+        assert text == " ".join(text.split())
+    assert len(texts) > 2000
+
+
+def test_a_text_with_two_values_of_one_attribute_is_unparsable() -> None:
+    for text in ("a bell moving left and right", "a red or blue bee", "a growing, falling drum"):
+        assert parse_clip(text) is None
+    assert clip_attributes_right("a Trumpet, expanding", Clip("horn", "red", None, "growing")) == {
+        "thing": True,
+        "color": False,
+        "motion": True,
+    }
+
+
+def test_each_thing_has_one_held_out_motion_beside_its_held_out_color() -> None:
+    assert len(HELD_OUT_MOTIONS) == 8
+    assert {thing for thing, _ in HELD_OUT_MOTIONS} == set(THINGS)
+    motions = Counter(motion for _, motion in HELD_OUT_MOTIONS)
+    assert set(motions) == set(MOTIONS)
+    assert max(motions.values()) <= 2
+    # of each thing's 144 clips: 24 by color, 24 by motion, 4 by both
+    assert len(all_clips(held_out=True)) == 8 * (24 + 24 - 4)
+    for clip in all_clips(held_out=False):
+        assert (clip.thing, clip.color) not in HELD_OUT_PAIRS
+        assert (clip.thing, clip.motion) not in HELD_OUT_MOTIONS
+
+
+def test_draws_keep_to_the_split() -> None:
+    rng = random.Random(0)
+    assert not any(draw_clip(rng).held_out for _ in range(500))
+    assert all(draw_clip(rng, held_out=True).held_out for _ in range(50))
+    thing, motion = next(iter(HELD_OUT_MOTIONS))
+    assert complete_clip(Clip(thing), rng).thing == thing
+    with pytest.raises(ValueError, match="can be completed"):
+        complete_clip(Clip(thing, motion=motion), rng, held_out=False)
+
+
+def test_a_clip_follows_from_its_words_and_jitter() -> None:
+    clip, jitter = Clip("horn", "cyan", "pink", "up"), ClipJitter.draw(random.Random(2))
+    frames = render_clip(clip, jitter)
+    assert frames.shape == (8, 64, 64, 3)
+    assert frames.dtype == np.uint8
+    assert np.array_equal(frames, render_clip(clip, jitter))
+    with pytest.raises(ValueError, match="expected a full clip"):
+        render_clip(Clip("horn", "cyan"))
+    with pytest.raises(ValueError, match="expected a full clip"):
+        render_clip(clip, tint=(10, 200, 100))
+
+
+@pytest.mark.parametrize("motion", MOTIONS)
+def test_the_thing_stays_in_frame_and_moves_as_said(motion: str) -> None:
+    rng = random.Random(0)
+    for number in range(200):
+        jitter = ClipJitter.draw(rng) if number else ClipJitter(0.0, 1.0, 1.0, 1.0)
+        course = poses(motion, jitter)
+        for pose in course:
+            for place in (pose.x, pose.y):
+                assert pose.radius + 1.9 <= place <= 64 - pose.radius - 1.9
+        right, down = course[-1].x - course[0].x, course[-1].y - course[0].y
+        growth = course[-1].radius / course[0].radius
+        if motion in ("growing", "shrinking"):
+            assert (right, down) == (0, 0)
+            assert growth == pytest.approx(1.8 if motion == "growing" else 1 / 1.8)
+        else:
+            way = {"left": -right, "right": right, "up": -down, "down": down}[motion]
+            assert 7 * 2.7 - 0.01 <= way <= 7 * 3.3 + 0.01
+            assert way == pytest.approx(abs(right) + abs(down))
+            assert growth == 1
+
+
+def test_no_thing_touches_the_frame() -> None:
+    rng = random.Random(0)
+    for _ in range(15):
+        clip = draw_clip(rng, held_out=None)
+        frames = render_clip(clip, ClipJitter.draw(rng)).astype(int)
+        ground = np.array(BACKGROUND_RGB[clip.background or ""])
+        for edge in (frames[:, 0], frames[:, -1], frames[:, :, 0], frames[:, :, -1]):
+            assert np.abs(edge - ground).max() == 0
+
+
+def test_nameless_clips_say_background_and_motion_alone() -> None:
+    for seed in range(6):
+        clip, frames = render_nameless_clip(random.Random(seed))
+        assert set(clip.said()) == {"background", "motion"}
+        assert frames.shape == (8, 64, 64, 3)
+        assert np.abs(frames[0].astype(int) - frames[-1]).max() > 40
+    assert set(CLIP_ATTRIBUTES) == {"thing", "color", "background", "motion"}
