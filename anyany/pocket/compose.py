@@ -23,14 +23,13 @@ NAME: Final = "pocket"
 OUTPUT_PROJECTOR: Final = OutputProjectorConfig(
     hidden_dim=128, encoder_layers=2, decoder_layers=2, heads=4, ffn=512
 )
-SIGNAL_TOKENS: Final[Mapping[Modality, int]] = {"image": 4, "video": 6, "audio": 4}
 CARD: Final = (
     "pocket knows a procedural world of eight things and nothing of real photographs. "
     "Weights and code: Apache-2.0."
 )
 
 
-def pocket_config(imagebind: ImageBind, modalities: Collection[Modality]) -> SystemConfig:
+def pocket_config(imagebind: ImageBind, modalities: Collection[str]) -> SystemConfig:
     """The configuration that these components make.
 
     Args:
@@ -53,7 +52,11 @@ def pocket_config(imagebind: ImageBind, modalities: Collection[Modality]) -> Sys
             template="pocket",
             slot_prefix=POCKET_STYLE.slot_prefix,
             slot_suffix=POCKET_STYLE.slot_suffix,
-            signals=SignalSpec(**{m: n * (m in modalities) for m, n in SIGNAL_TOKENS.items()}),
+            signals=SignalSpec(
+                image=4 if "image" in modalities else 0,
+                video=6 if "video" in modalities else 0,
+                audio=4 if "audio" in modalities else 0,
+            ),
         ),
         decoders={
             modality: DecoderEntry(f"decoders/{modality}", output_projector=OUTPUT_PROJECTOR)
@@ -82,7 +85,7 @@ def compose(
         for modality in config.encoder.modalities
     }
     bridge = Bridge(encoders, language, config.bridge)
-    projectors = {
+    projectors: dict[str, OutputProjector] = {
         modality: OutputProjector.from_config(LANGUAGE_DIM, decoder.condition, OUTPUT_PROJECTOR)
         for modality, decoder in decoders.items()
     }

@@ -162,7 +162,7 @@ class MediaBindTask(Task):
         said = self.imagebind.features("text", self.pictures.token_ids(captions)).pooled
         nearest = (seen @ said.T).argmax(1).tolist()
         right = [captions[place] == caption for place, caption in zip(nearest, own, strict=True)]
-        return sum(right) / len(right)
+        return float(sum(right) / len(right))
 
     def _pairs(self, indices: Sequence[int], pair: Any) -> dict[str, Tensor]:
         prepared, captions = [], []

@@ -14,7 +14,7 @@ import torch
 import anyany.pocket
 from anyany.alignment.order import Draws
 from anyany.alignment.trainer import Task
-from anyany.pocket import audio_denoiser, clap, mel, mel_vae, vocoder
+from anyany.pocket import audio_denoiser, clap, image_vae, mel, mel_vae, vocoder
 from anyany.pocket.sounds import Sound, all_sounds
 from anyany.pocket.synthesis import NUM_SAMPLES, render_sound
 from anyany.pocket.text_encoder import CAPTION_TOKENS
@@ -73,7 +73,7 @@ def test_the_autoencoder_learns_and_its_latents_can_be_normalised() -> None:
     assert tuple(latents.shape[1:]) == mel_vae.MEL_LATENT
     with torch.no_grad():
         before = vae.decode(latents).sample
-        mel_vae.fold_statistics(vae, latents)
+        image_vae.fold_statistics(vae, latents)
         folded = mel_vae.encode_mels(vae, mels)
         after = vae.decode(folded).sample
     assert torch.allclose(folded.mean(dim=(0, 2, 3)), torch.zeros(8), atol=1e-3)
