@@ -16,14 +16,14 @@ from typing import Any, Final, Literal, Self, cast
 import torch
 from torch import nn
 
-from anyany import system_files
+from anyany import dummy, system_files
 from anyany.arguments import DEFAULT_MAX_NEW_TOKENS, make_request
 from anyany.bridges import Bridge
 from anyany.decoders import OutputProjector
 from anyany.devices import find_device
 from anyany.engine import WINDOW, Engine
 from anyany.errors import AnyAnyError, CheckpointError, UsageError
-from anyany.language import LanguageModel
+from anyany.language import LanguageModel, LoraAdapter
 from anyany.media import Provenance
 from anyany.messages import (
     MediaPart,
@@ -85,6 +85,7 @@ class AnyToAny:
         batch_invariant: bool = True,
         threads: int | None = CPU_THREADS,
         settings: EngineSettings | None = None,
+        weights: Literal["dummy"] | None = None,
     ) -> Self:
         """Load a system.
 
@@ -97,35 +98,41 @@ class AnyToAny:
             batch_invariant: bytes do not depend on neighbours; see EngineSettings.
             threads: of torch on the CPU, set for the process; None leaves them as they are.
             settings: how work shares the machine; overrides `batch_invariant`.
+            weights: "dummy" builds `source` (also a system's YAML) with random weights, to measure.
 
         Raises:
             CheckpointError: weights are missing, torn, refused or do not fit.
             ConfigError: the configuration is wrong.
         """
-        folder = system_files.find(source, revision=revision)
+        if weights not in (None, "dummy") or (weights and quantization):
+            raise UsageError('weights: expected "dummy", without quantization, or none')
+        folder = None if weights else system_files.find(source, revision=revision)
         place = find_device(device)
         if place.type == "cpu" and threads is not None:
             torch.set_num_threads(threads)
-        parts = system_files.load(
-            folder,
-            dtype=dtype or ("float32" if place.type == "cpu" else "bfloat16"),
-            device=place,
-            quantization=quantization,
-        )
-        return cls(
-            parts.config,
-            parts.bridge,
-            parts.decoders,
-            parts.output_projectors,
-            settings=settings or EngineSettings(batch_invariant=batch_invariant),
-            folder=folder,
-        )
+        dtype = dtype or ("float32" if place.type == "cpu" else "bfloat16")
+        settings = settings or EngineSettings(batch_invariant=batch_invariant)
+        if folder is None:
+            parts = dummy.build_dummy(*dummy.read_sizes(source), device=place, dtype=dtype)
+            return cls._of(parts, settings, None)
+        parts = system_files.load(folder, dtype=dtype, device=place, quantization=quantization)
+        return cls._of(parts, settings, folder)
 
     @classmethod
-    def from_config(cls, config: SystemConfig, *, device: str = "meta") -> Self:
+    def from_config(
+        cls, config: SystemConfig, *, device: str = "meta", dtype: str = "float32", seed: int = 0
+    ) -> Self:
         """Build a system with random weights, or with none on "meta", to count and to measure."""
-        parts = system_files.build(config, torch.device(device))
-        return cls(parts.config, parts.bridge, parts.decoders, parts.output_projectors)
+        place = torch.device(device) if device == "meta" else find_device(device)
+        parts = dummy.build_dummy(config, device=place, dtype=dtype, seed=seed)
+        return cls._of(parts, None, None)
+
+    @classmethod
+    def _of(
+        cls, parts: system_files.Parts, settings: EngineSettings | None, folder: Path | None
+    ) -> Self:
+        made = (parts.config, parts.bridge, parts.decoders, parts.output_projectors)
+        return cls(*made, settings=settings, folder=folder)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write the system: config.json, tuned parts, frozen components, and a manifest of sums.
@@ -156,10 +163,12 @@ class AnyToAny:
         """Parameters per part."""
         rows = sum(p.numel() for p in self.language.rows.parameters())
         adapter = sum(p.numel() for p in self.language.adapter.trainable())
+        own = self.language.adapter
+        merged = isinstance(own, LoraAdapter) and own.merged  # then it is no part of the model
         counts = {
             "encoder": _count(self.bridge.encoders),
             "input_projector": _count(self.bridge.projectors),
-            "language": _count(self.language.lm) - adapter,
+            "language": _count(self.language.lm) - (0 if merged else adapter),
             "adapter": adapter,
             "signal_rows": rows,
         }

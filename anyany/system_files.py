@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -34,7 +34,6 @@ from anyany.decoders import (
     ImageDecoder,
     OutputProjector,
     VideoDecoder,
-    load_decoder_config,
 )
 from anyany.encoders import (
     ImageBind,
@@ -57,6 +56,7 @@ DECODERS: Final[Mapping[str, Any]] = {
     "video": VideoDecoder,
     "audio": AudioDecoder,
 }
+_ENDINGS: Final = ("json", "safetensors", "txt", "model")  # what is fetched from the Hub
 _DTYPES: Final = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -88,8 +88,8 @@ def find(source: str | Path, *, revision: str | None = None) -> Path:
         folder = Path(str(files("anyany") / "assets" / str(source)))
     elif str(source) in system_names():
         raise CheckpointError(
-            f"{source} has a configuration but no weights here: import the published checkpoint "
-            f"into a folder and give that folder (docs/systems.md)"
+            f"{source} has a configuration but no weights here: give the folder that `anyany "
+            f"import {source}` made (docs/systems.md), or measure with --weights dummy"
         )
     elif not Path(source).exists() and _is_repository(source):
         folder = _download(str(source), revision)
@@ -131,7 +131,7 @@ def load(
         language.adapter.load(folder / "adapter")
         if quantization is None:
             language.adapter.merge()
-    bridge = _bridge(config, imagebind, language)
+    bridge = make_bridge(config, imagebind, language)
     for name in bridge.projectors:
         path = folder / "input_projector" / f"{name}.safetensors"
         bridge.projectors[name] = load_projector(path, config.bridge.projector)
@@ -140,7 +140,7 @@ def load(
     projectors: dict[str, OutputProjector] = {}
     for modality, entry in config.decoders.items():
         decoder = DECODERS[modality].from_pretrained(
-            _inside(folder, entry.source), dtype=_DTYPES[dtype], device=device
+            _component(folder, entry.source), dtype=_DTYPES[dtype], device=device
         )
         decoders[cast("Modality", modality)] = decoder
         projector = _output_projector(config, modality, language.language_dim, decoder.condition)
@@ -152,37 +152,6 @@ def load(
         decoders,
         projectors,
     )
-
-
-def build(config: SystemConfig, device: torch.device) -> Parts:
-    """Build a system with fresh weights, or with none on the meta device.
-
-    Raises:
-        ConfigError: the configuration does not say the sizes of every part.
-    """
-    if not config.language_architecture:
-        raise ConfigError(
-            "language_architecture: expected the values of the language model's configuration"
-        )
-    with torch.device(device):
-        imagebind = ImageBind(config.encoder.imagebind).eval()
-        language = LanguageModel.from_config(
-            config.language, config.language_architecture, device=device
-        )
-        bridge = _bridge(config, imagebind, language)
-        decoders: dict[Modality, Any] = {}
-        projectors: dict[str, OutputProjector] = {}
-        for modality, entry in config.decoders.items():
-            if not entry.config:
-                raise ConfigError(f"decoders.{modality}.config: expected a decoder's name; got ''")
-            decoder = DECODERS[modality].from_config(
-                load_decoder_config(entry.config), device=device
-            )
-            decoders[cast("Modality", modality)] = decoder
-            projectors[modality] = _output_projector(
-                config, modality, language.language_dim, decoder.condition
-            )
-    return Parts(config, bridge, decoders, projectors)
 
 
 def save(
@@ -268,7 +237,7 @@ def _save_frozen(
             decoder.save_pretrained(target)
         else:
             entry = config.decoders[modality]
-            shutil.copytree(_inside(source, entry.source), target, dirs_exist_ok=True)
+            shutil.copytree(_component(source, entry.source), target, dirs_exist_ok=True)
 
 
 def _save_tuned(
@@ -287,7 +256,8 @@ def _save_tuned(
         adapter.save(folder / "adapter")
 
 
-def _bridge(config: SystemConfig, imagebind: ImageBind, language: LanguageModel) -> Bridge:
+def make_bridge(config: SystemConfig, imagebind: ImageBind, language: LanguageModel) -> Bridge:
+    """Encoders, fresh input projectors and the language model, as the configuration says."""
     encoders = {
         modality: ImageBindEncoder(
             imagebind,
@@ -322,12 +292,22 @@ def _inside(folder: Path, source: str) -> str | Path:
     return own if own.exists() else Path(source) if Path(source).is_absolute() else source
 
 
+def _component(folder: Path, source: str) -> Path:
+    """A decoder's folder: within, elsewhere by path, or fetched from a Hub repository."""
+    place = Path(_inside(folder, source))
+    if place.exists() or place.is_absolute() or not _is_repository(source):
+        return place
+    if source.startswith("decoders/"):  # a place within, which is empty
+        return folder / source
+    return _download(source, None, ("model_index.json", *(f"*/*.{end}" for end in _ENDINGS)))
+
+
 def _is_repository(source: str | Path) -> bool:
     pieces = str(source).split("/")
     return len(pieces) == 2 and all(pieces) and not str(source).startswith((".", "~"))
 
 
-def _download(repository: str, revision: str | None) -> Path:
+def _download(repository: str, revision: str | None, patterns: Sequence[str] | None = None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -336,7 +316,7 @@ def _download(repository: str, revision: str | None) -> Path:
             snapshot_download(
                 repository,
                 revision=revision,
-                allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"],
+                allow_patterns=list(patterns or (f"*.{ending}" for ending in _ENDINGS)),
             )
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError):

@@ -12,20 +12,20 @@ AUDIO_PROJECTOR = 31_788_544
 
 
 @pytest.mark.parametrize(
-    ("name", "input_projector", "image_projector", "lora"),
+    ("name", "added_tokens", "input_projector", "image_projector", "lora"),
     [
-        ("nextgpt-7b-v0", 4_198_400, 31_958_784, 33_554_432),
-        ("nextgpt-7b-v1.5", 53_144_912, 32_090_112, 319_815_680),
+        ("nextgpt-7b-v0", 2, 4_198_400, 31_958_784, 33_554_432),
+        ("nextgpt-7b-v1.5", 0, 53_144_912, 32_090_112, 319_815_680),
     ],
 )
 def test_published_systems_have_the_published_counts(
-    name: str, input_projector: int, image_projector: int, lora: int
+    name: str, added_tokens: int, input_projector: int, image_projector: int, lora: int
 ) -> None:
     system = AnyToAny.from_config(load_system_config(name), device="meta")
     counts = system.num_parameters()
     assert counts["encoder"] == IMAGEBIND
     assert counts["input_projector"] == input_projector
-    assert counts["language"] == VICUNA
+    assert counts["language"] == VICUNA + 2 * added_tokens * 4096
     assert counts["adapter"] == lora
     assert counts["signal_rows"] == 2 * 36 * 4096
     assert counts["output_projectors.image"] == image_projector

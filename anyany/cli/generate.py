@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
-from anyany.cli.options import AsJson, Device, Dtype, Model, Threads
+from anyany.cli.options import AsJson, Device, Dtype, Model, Threads, Weights
 from anyany.cli.terminal import ProgressBar, notes
 from anyany.errors import MediaError, PromptError, ResourceError, UsageError
 from anyany.messages import (
@@ -99,6 +99,7 @@ def generate(
     device: Device = "auto",
     dtype: Dtype = None,
     threads: Threads = 2,
+    weights: Weights = None,
     no_metadata: Annotated[
         bool, typer.Option("--no-metadata", help="Leave the record out of the files.")
     ] = False,
@@ -136,7 +137,7 @@ def generate(
     check_overrides(overrides)
     from anyany.cli.loading import load_system
 
-    system = load_system(model, device=device, dtype=dtype, threads=threads)
+    system = load_system(model, device=device, dtype=dtype, threads=threads, weights=weights)
     media = [m for m in system.decoders if outputs is None or m in outputs]
     sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
     run: dict[str, Any] = {

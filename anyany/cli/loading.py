@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, cast
 
 from anyany.cli.terminal import notes
 
@@ -19,6 +19,7 @@ def load_system(
     dtype: str | None = None,
     threads: int,
     settings: EngineSettings | None = None,
+    weights: str | None = None,
 ) -> AnyToAny:
     """Load a system and note where it runs.
 
@@ -28,6 +29,7 @@ def load_system(
         dtype: likewise.
         threads: of torch on the CPU.
         settings: likewise.
+        weights: likewise.
 
     Raises:
         CheckpointError, ConfigError, UsageError: as `AnyToAny.from_pretrained`.
@@ -38,8 +40,15 @@ def load_system(
 
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     model = AnyToAny.from_pretrained(
-        source, device=device, dtype=dtype, threads=threads, settings=settings
+        source,
+        device=device,
+        dtype=dtype,
+        threads=threads,
+        settings=settings,
+        weights=cast("Literal['dummy'] | None", weights),
     )
+    if weights is not None:
+        notes.warning("random weights: what it says and makes means nothing")
     kind = str(model.language.dtype).removeprefix("torch.")
     plural = "" if threads == 1 else "s"
     shared = f", {threads} thread{plural}" if model.device.type == "cpu" else ""

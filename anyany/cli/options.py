@@ -15,6 +15,10 @@ Dtype = Annotated[
     str | None,
     typer.Option(metavar="TYPE", help="float32, bfloat16 or float16; float32 on the CPU."),
 ]
+Weights = Annotated[
+    str | None,
+    typer.Option(metavar="dummy", help="Random weights: to measure; --model may be a YAML."),
+]
 Threads = Annotated[
     int,
     typer.Option(metavar="N", min=1, max=1024, help="On the CPU; they decide the last bits."),
