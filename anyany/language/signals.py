@@ -182,7 +182,7 @@ class SignalRows(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         for rows, base in ((self.input_rows, embedding_matrix), (self.output_rows, head_matrix)):
             base = base.detach().float()
-            drawn = torch.randn(rows.shape, generator=generator).to(base.device)
+            drawn = torch.randn(rows.shape, generator=generator, device="cpu").to(base.device)
             rows.copy_(base.mean(0) + noise * base.std() * drawn)
 
     def embed(self, token_ids: Tensor, base_embedding: Callable[[Tensor], Tensor]) -> Tensor:
