@@ -17,13 +17,11 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
-from anyany.alignment.losses import add_noise, biased_timesteps, denoising_loss
-from anyany.alignment.trainer import LossOutput, Task
-from anyany.decoders import AudioDecoder, build_scheduler, part_generator
+from anyany.decoders import AudioDecoder, part_generator
 from anyany.pocket.check_sound import score_sound
 from anyany.pocket.clap import CLAP_DIM, say_sound
+from anyany.pocket.denoise_task import GUIDANCE, DenoiseTask
 from anyany.pocket.image_denoiser import SCHEDULER
 from anyany.pocket.mel_vae import EVENT_LEVEL, MEL_LATENT, encode_mels, save_mels, to_mel
 from anyany.pocket.nameless_sounds import render_nameless_sound
@@ -40,7 +38,6 @@ if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-    from anyany.alignment.order import Draws
 
 _WIDTHS: Final = (48, 96)
 AUDIO_UNET: Final[dict[str, Any]] = {
@@ -61,10 +58,6 @@ AUDIO_UNET: Final[dict[str, Any]] = {
 }
 RECORDINGS: Final = 32  # of each trainable sound in the pool
 _NAMELESS: Final = 0.2  # so many nameless ones beside them
-_EMPTY_CAPTIONS: Final = 0.1  # for guidance
-_TIMESTEP_POWER: Final = 0.6
-_EVENT_WEIGHT: Final = 2.0
-GUIDANCE: Final = 2.0
 
 
 def build_audio_unet() -> UNet2DConditionModel:
@@ -83,16 +76,16 @@ class SoundPool:
     """
 
     def __init__(self, vae: AutoencoderKL, *, recordings: int = RECORDINGS) -> None:
-        self.sounds: list[Sound] = []
+        self.said: list[Sound] = []
         played: list[Waveform] = []
         for sound in all_sounds(held_out=False):
             for number in range(recordings):
                 jitter = SoundJitter.draw(random.Random(f"sound-pool:{sound}:{number}"))
-                self.sounds.append(sound)
+                self.said.append(sound)
                 played.append(render_sound(sound, jitter))
         for number in range(round(_NAMELESS * len(played))):
             sound, waveform = render_nameless_sound(random.Random(f"sound-pool:{number}"))
-            self.sounds.append(sound)
+            self.said.append(sound)
             played.append(waveform)
         latents, events = [], []
         for start in range(0, len(played), 64):
@@ -103,66 +96,18 @@ class SoundPool:
         self.events = torch.cat(events)  # [N, 1, F / 8, 8]
 
     def __len__(self) -> int:
-        return len(self.sounds)
+        return len(self.said)
 
 
-class AudioDenoiseTask(Task):
-    """Predict the velocity of noisy latents from captions, whole or partial.
+class AudioDenoiseTask(DenoiseTask[Sound]):
+    """Denoise mel pictures; see `DenoiseTask`."""
 
-    Args:
-        decoder: its UNet is trained; all else is frozen.
-        pool: latents of the decoder's VAE.
-        evaluation: held-out sounds to play at each evaluation.
-    """
+    purpose = "audio-denoise"
+    event_weight = 2.0
 
-    def __init__(
-        self, decoder: AudioDecoder, pool: SoundPool, *, evaluation: Sequence[Sound] = ()
-    ) -> None:
-        super().__init__(decoder.unet, num_samples=None)
-        self.decoder = decoder
-        self.pool = pool
-        self.evaluation = list(evaluation)
-        self.unet = decoder.unet.requires_grad_(True)
-        self.alphas_cumprod = build_scheduler("native", decoder.scheduler_config).alphas_cumprod
-
-    def batch(self, indices: Sequence[int], draws: Draws) -> dict[str, Tensor]:
-        """Latents [B, C, F / 8, 8], events [B, 1, F / 8, 8] and text vectors [B, 128]."""
-        places: list[int] = []
-        captions: list[str] = []
-        for index in indices:
-            rng = random.Random(f"audio-denoise:{index}")
-            places.append(rng.randrange(len(self.pool)))
-            captions.append(training_sound_caption(self.pool.sounds[places[-1]], rng))
-        chosen = torch.tensor(places)
-        vectors = self.decoder.encode_captions(captions)["class_labels"]
-        return {
-            "latents": self.pool.latents[chosen],
-            "events": self.pool.events[chosen],
-            "vectors": vectors.detach(),
-        }
-
-    def loss(self, batch: Any, draws: Draws) -> LossOutput:
-        """Squared error of the velocity, weighted towards events."""
-        clean = batch["latents"]
-        alphas = self.alphas_cumprod.to(clean.device)
-        steps = biased_timesteps(draws.uniform(), len(alphas), power=_TIMESTEP_POWER)
-        noise = draws.normal(*clean.shape[1:])
-        signal = alphas[steps]
-        output = self.unet(
-            add_noise(clean, noise, signal),
-            steps,
-            encoder_hidden_states=None,
-            class_labels=batch["vectors"],
-        ).sample
-        weight = (1 + _EVENT_WEIGHT * batch["events"]).sqrt()  # of values; squared in the error
-        error = denoising_loss(
-            output * weight,
-            clean=clean * weight,
-            noise=noise * weight,
-            alphas_cumprod=signal,
-            prediction_type="v_prediction",
-        )
-        return LossOutput(error.mean(), weight=len(error))
+    def say(self, subject: Sound, rng: random.Random) -> str:
+        """One of many captions of a sound."""
+        return say_sound(subject, rng)
 
     def evaluate(self, folder: Path) -> dict[str, float]:
         """Play held-out sounds from their canonical captions and check every attribute."""
@@ -187,19 +132,6 @@ def make_sounds(
         generators = [part_generator(seed, "audio", start + k) for k in range(len(some))]
         made += [np.asarray(w) for w in decoder(condition, generators=generators, **run)]
     return made
-
-
-def training_sound_caption(sound: Sound, rng: random.Random) -> str:
-    """What a training recording is called: all of it, any part of it, sometimes nothing."""
-    chance = rng.random()
-    if chance < _EMPTY_CAPTIONS:
-        return ""
-    if chance < 0.65:
-        return say_sound(sound, rng)
-    names = list(sound.said())
-    return say_sound(
-        sound.only([name for name in names if rng.random() < 0.5] or [rng.choice(names)]), rng
-    )
 
 
 def assemble_audio_decoder(

@@ -1,7 +1,5 @@
 """Pocket's image generator: a UNet2DConditionModel on the cached latents of a frozen autoencoder.
 
-Background explains hundreds of times more latent variance than shape does, so the loss counts the
-cells where the thing is more, and the time steps lean to high noise, where layout is decided.
 Cross-attention stands at every level, the highest resolution included: without it, places are not
 learnt.
 
@@ -18,13 +16,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
-from anyany.alignment.losses import add_noise, biased_timesteps, denoising_loss
-from anyany.alignment.trainer import LossOutput, Task
 from anyany.decoders import ImageDecoder, part_generator, to_pil
 from anyany.pocket.captions import canonical_caption
 from anyany.pocket.check import all_right, score_image
+from anyany.pocket.denoise_task import GUIDANCE, DenoiseTask
 from anyany.pocket.image_vae import LATENT_SIZE, encode_latents, to_pixels
 from anyany.pocket.render import BACKGROUND_RGB, Jitter, draw_tint, render_pixels
 from anyany.pocket.text_encoder import CAPTION_TOKENS, TEXT_DIM, say
@@ -34,7 +30,6 @@ if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-    from anyany.alignment.order import Draws
 
 IMAGE_UNET: Final[dict[str, Any]] = {
     "sample_size": LATENT_SIZE,
@@ -63,9 +58,6 @@ SCHEDULER: Final[dict[str, Any]] = {
     "steps_offset": 0,
 }
 JITTERS: Final = 8  # pictures of each trainable scene in the pool
-_EMPTY_CAPTIONS: Final = 0.1  # for guidance
-_TIMESTEP_POWER: Final = 0.6
-_THING_WEIGHT: Final = 3.0
 
 
 def build_image_unet() -> UNet2DConditionModel:
@@ -86,12 +78,12 @@ class LatentPool:
     """
 
     def __init__(self, vae: AutoencoderKL, *, stride: int = 1) -> None:
-        self.scenes: list[Scene] = []
+        self.said: list[Scene] = []
         latents, things = [], []
         for scene in all_scenes(held_out=False)[::stride]:
             drawn = [_named(scene, number) for number in range(JITTERS)]
             drawn += [_tinted(scene, number) for number in range(JITTERS // 4)]
-            self.scenes += [shown for shown, _ in drawn]
+            self.said += [shown for shown, _ in drawn]
             pixels = to_pixels([picture for _, picture in drawn])
             assert scene.background
             background = torch.tensor(BACKGROUND_RGB[scene.background]).float() / 127.5 - 1
@@ -99,68 +91,20 @@ class LatentPool:
             latents.append(encode_latents(vae, pixels))
             things.append(F.max_pool2d(differs.float(), 8))
         self.latents = torch.cat(latents)  # [N, C, H, W]
-        self.things = torch.cat(things)  # [N, 1, H, W]
+        self.events = torch.cat(things)  # [N, 1, H, W]
 
     def __len__(self) -> int:
-        return len(self.scenes)
+        return len(self.said)
 
 
-class ImageDenoiseTask(Task):
-    """Predict the velocity of noisy latents from captions, whole or partial.
+class ImageDenoiseTask(DenoiseTask[Scene]):
+    """Denoise pictures; see `DenoiseTask`."""
 
-    Args:
-        decoder: its UNet is trained; its VAE and text encoder are frozen.
-        pool: latents of the decoder's VAE.
-        evaluation: held-out scenes to draw at each evaluation.
-    """
+    purpose = "image-denoise"
 
-    def __init__(
-        self, decoder: ImageDecoder, pool: LatentPool, *, evaluation: Sequence[Scene] = ()
-    ) -> None:
-        super().__init__(decoder.unet, num_samples=None)
-        self.decoder = decoder
-        self.pool = pool
-        self.evaluation = list(evaluation)
-        self.unet = decoder.unet.requires_grad_(True)
-        from anyany.decoders import build_scheduler
-
-        self.alphas_cumprod = build_scheduler("native", decoder.scheduler_config).alphas_cumprod
-
-    def batch(self, indices: Sequence[int], draws: Draws) -> dict[str, Tensor]:
-        """Latents [B, C, H, W], things [B, 1, H, W] and text states [B, T, C]."""
-        places: list[int] = []
-        captions: list[str] = []
-        for index in indices:
-            rng = random.Random(f"image-denoise:{index}")
-            places.append(rng.randrange(len(self.pool)))
-            captions.append(training_caption(self.pool.scenes[places[-1]], rng))
-        chosen = torch.tensor(places)
-        states = self.decoder.encode_captions(captions)["prompt_embeds"]
-        return {
-            "latents": self.pool.latents[chosen],
-            "things": self.pool.things[chosen],
-            "states": states.detach(),
-        }
-
-    def loss(self, batch: Any, draws: Draws) -> LossOutput:
-        """Squared error of the velocity, weighted towards the thing."""
-        clean = batch["latents"]
-        alphas = self.alphas_cumprod.to(clean.device)
-        steps = biased_timesteps(draws.uniform(), len(alphas), power=_TIMESTEP_POWER)
-        noise = draws.normal(*clean.shape[1:])
-        signal = alphas[steps]
-        output = self.unet(
-            add_noise(clean, noise, signal), steps, encoder_hidden_states=batch["states"]
-        ).sample
-        weight = (1 + _THING_WEIGHT * batch["things"]).sqrt()  # of values; squared in the error
-        error = denoising_loss(
-            output * weight,
-            clean=clean * weight,
-            noise=noise * weight,
-            alphas_cumprod=signal,
-            prediction_type="v_prediction",
-        )
-        return LossOutput(error.mean(), weight=len(error))
+    def say(self, subject: Scene, rng: random.Random) -> str:
+        """One of many captions of a scene."""
+        return say(subject, rng)
 
     def evaluate(self, folder: Path) -> dict[str, float]:
         """Draw held-out scenes from their canonical captions and check every attribute."""
@@ -170,7 +114,7 @@ class ImageDenoiseTask(Task):
         generators = [part_generator(0, "image", k) for k in range(len(self.evaluation))]
         pictures = to_pil(
             self.decoder(
-                condition, generators=generators, num_inference_steps=20, guidance_scale=2.0
+                condition, generators=generators, num_inference_steps=20, guidance_scale=GUIDANCE
             )
         )
         scores = [score_image(p, s) for p, s in zip(pictures, self.evaluation, strict=True)]
@@ -190,22 +134,6 @@ def _tinted(scene: Scene, number: int) -> tuple[Scene, Any]:
     nameless = replace(scene, color=None)
     tint = draw_tint(scene.thing, rng)
     return nameless, render_pixels(nameless, Jitter.draw(rng), tint=tint)
-
-
-def training_caption(scene: Scene, rng: random.Random) -> str:
-    """What a training picture is called: all of it, any part of it, sometimes nothing.
-
-    Parts leave out any attribute, the thing as well: a color that is only ever said of things is
-    learnt as a property of pairs, and fails on pairs that were never shown.
-    """
-    chance = rng.random()
-    if chance < _EMPTY_CAPTIONS:
-        return ""
-    if chance < 0.6:
-        return say(scene, rng)
-    names = list(scene.said())
-    said = scene.only([name for name in names if rng.random() < 0.5] or [rng.choice(names)])
-    return say(said, rng)
 
 
 def save_grid(pictures: Sequence[Any], path: Path, *, columns: int = 8) -> None:
@@ -231,8 +159,8 @@ def assemble_image_decoder(
     tokenizer.model_max_length = CAPTION_TOKENS
     spec = ConditionSpec({"prompt_embeds": TensorSpec((CAPTION_TOKENS, TEXT_DIM))})
     presets = DecoderPresets(
-        reference=DecoderSettings(num_inference_steps=50, guidance_scale=2.0),
-        fast=DecoderSettings(num_inference_steps=12, guidance_scale=2.0, scheduler="dpmpp_2m"),
+        reference=DecoderSettings(num_inference_steps=50, guidance_scale=GUIDANCE),
+        fast=DecoderSettings(num_inference_steps=12, guidance_scale=GUIDANCE, scheduler="dpmpp_2m"),
         default="fast",
     )
     parts = Components(unet, vae, dict(SCHEDULER), text_encoder=text_encoder)

@@ -22,11 +22,8 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor
 
-from anyany.alignment.losses import add_noise, biased_timesteps, denoising_loss
-from anyany.alignment.trainer import LossOutput, Task
-from anyany.decoders import VideoDecoder, build_scheduler, part_generator
+from anyany.decoders import VideoDecoder, part_generator
 from anyany.decoders.video import to_frames
 from anyany.pocket.animation import (
     CLIP_FRAMES,
@@ -37,6 +34,7 @@ from anyany.pocket.animation import (
 from anyany.pocket.check_clip import score_clip
 from anyany.pocket.clip_text_encoder import say_clip
 from anyany.pocket.clips import CLIP_ATTRIBUTES, Clip, all_clips, canonical_clip_caption
+from anyany.pocket.denoise_task import GUIDANCE, DenoiseTask
 from anyany.pocket.image_denoiser import IMAGE_UNET, SCHEDULER, save_grid
 from anyany.pocket.image_vae import encode_latents, to_pixels
 from anyany.pocket.nameless_clips import render_nameless_clip
@@ -48,15 +46,10 @@ if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from diffusers.models.unets.unet_3d_condition import UNet3DConditionModel
 
-    from anyany.alignment.order import Draws
 
 Frames = npt.NDArray[np.uint8]
 JITTERS: Final = 3  # clips of each trainable combination in the pool, and one in a nameless color
 _NAMELESS: Final = 0.2  # so many clips of nameless shapes beside them
-_EMPTY_CAPTIONS: Final = 0.1  # for guidance
-_TIMESTEP_POWER: Final = 0.6
-_THING_WEIGHT: Final = 3.0
-GUIDANCE: Final = 2.0
 
 
 def video_unet_values() -> dict[str, Any]:
@@ -119,7 +112,7 @@ class ClipPool:
     """
 
     def __init__(self, vae: AutoencoderKL, *, stride: int = 1, jitters: int = JITTERS) -> None:
-        self.clips: list[Clip] = []
+        self.said: list[Clip] = []
         latents, things = [], []
         chosen = all_clips(held_out=False)[::stride]
         drawn = [_named(clip, number) for clip in chosen for number in range(jitters)]
@@ -127,73 +120,27 @@ class ClipPool:
         for number in range(round(_NAMELESS * len(drawn))):
             drawn.append(render_nameless_clip(random.Random(f"clip-pool:{number}")))
         for clip, frames in drawn:
-            self.clips.append(clip)
+            self.said.append(clip)
             pixels = to_pixels(list(frames))  # [F, 3, H, W]
             background = torch.tensor(BACKGROUND_RGB[clip.background or ""]).float() / 127.5 - 1
             differs = (pixels - background[None, :, None, None]).abs().amax(1, keepdim=True) > 0.05
             latents.append(rearrange(encode_latents(vae, pixels), "f c h w -> c f h w"))
             things.append(rearrange(F.max_pool2d(differs.float(), 8), "f c h w -> c f h w"))
         self.latents = torch.stack(latents)  # [N, C, F, H, W]
-        self.things = torch.stack(things)  # [N, 1, F, H, W]
+        self.events = torch.stack(things)  # [N, 1, F, H, W]
 
     def __len__(self) -> int:
-        return len(self.clips)
+        return len(self.said)
 
 
-class VideoDenoiseTask(Task):
-    """Predict the velocity of noisy latents from captions, whole or partial.
+class VideoDenoiseTask(DenoiseTask[Clip]):
+    """Denoise clips; see `DenoiseTask`."""
 
-    Args:
-        decoder: its UNet is trained; its VAE and text encoder are frozen.
-        pool: latents of the decoder's VAE.
-        evaluation: held-out clips to draw at each evaluation.
-    """
+    purpose = "video-denoise"
 
-    def __init__(
-        self, decoder: VideoDecoder, pool: ClipPool, *, evaluation: Sequence[Clip] = ()
-    ) -> None:
-        super().__init__(decoder.unet, num_samples=None)
-        self.decoder = decoder
-        self.pool = pool
-        self.evaluation = list(evaluation)
-        self.unet = decoder.unet.requires_grad_(True)
-        self.alphas_cumprod = build_scheduler("native", decoder.scheduler_config).alphas_cumprod
-
-    def batch(self, indices: Sequence[int], draws: Draws) -> dict[str, Tensor]:
-        """Latents [B, C, F, H, W], things [B, 1, F, H, W] and text states [B, T, C]."""
-        places: list[int] = []
-        captions: list[str] = []
-        for index in indices:
-            rng = random.Random(f"video-denoise:{index}")
-            places.append(rng.randrange(len(self.pool)))
-            captions.append(training_clip_caption(self.pool.clips[places[-1]], rng))
-        chosen = torch.tensor(places)
-        states = self.decoder.encode_captions(captions)["prompt_embeds"]
-        return {
-            "latents": self.pool.latents[chosen],
-            "things": self.pool.things[chosen],
-            "states": states.detach(),
-        }
-
-    def loss(self, batch: Any, draws: Draws) -> LossOutput:
-        """Squared error of the velocity, weighted towards the thing."""
-        clean = batch["latents"]
-        alphas = self.alphas_cumprod.to(clean.device)
-        steps = biased_timesteps(draws.uniform(), len(alphas), power=_TIMESTEP_POWER)
-        noise = draws.normal(*clean.shape[1:])
-        signal = alphas[steps]
-        output = self.unet(
-            add_noise(clean, noise, signal), steps, encoder_hidden_states=batch["states"]
-        ).sample
-        weight = (1 + _THING_WEIGHT * batch["things"]).sqrt()  # of values; squared in the error
-        error = denoising_loss(
-            output * weight,
-            clean=clean * weight,
-            noise=noise * weight,
-            alphas_cumprod=signal,
-            prediction_type="v_prediction",
-        )
-        return LossOutput(error.mean(), weight=len(error))
+    def say(self, subject: Clip, rng: random.Random) -> str:
+        """One of many captions of a clip."""
+        return say_clip(subject, rng)
 
     def evaluate(self, folder: Path) -> dict[str, float]:
         """Draw held-out clips from their canonical captions and check every attribute."""
@@ -218,18 +165,6 @@ def make_clips(
         generators = [part_generator(seed, "video", start + k) for k in range(len(some))]
         made += to_frames(decoder(condition, generators=generators, **run))
     return made
-
-
-def training_clip_caption(clip: Clip, rng: random.Random) -> str:
-    """What a training clip is called: all of it, any part of it, sometimes nothing."""
-    chance = rng.random()
-    if chance < _EMPTY_CAPTIONS:
-        return ""
-    if chance < 0.65:
-        return say_clip(clip, rng)
-    names = list(clip.said())
-    said = clip.only([name for name in names if rng.random() < 0.5] or [rng.choice(names)])
-    return say_clip(said, rng)
 
 
 def save_strips(clips: Sequence[Frames], path: Path) -> None:

@@ -145,11 +145,12 @@ def test_training_captions_say_nothing_that_is_not_so() -> None:
 
     rng = random.Random(0)
     sound, nameless = Sound("bee", "twice", "high"), Sound(count="twice")
+    task = object.__new__(audio_denoiser.AudioDenoiseTask)  # captions need no networks
     for _ in range(300):
-        parsed = parse_sound(audio_denoiser.training_sound_caption(sound, rng))
+        parsed = parse_sound(task.caption(sound, rng))
         assert parsed is not None
         assert parsed.said().items() <= sound.said().items()
-        parsed = parse_sound(audio_denoiser.training_sound_caption(nameless, rng))
+        parsed = parse_sound(task.caption(nameless, rng))
         assert parsed is not None
         assert set(parsed.said()) <= {"count"}
 

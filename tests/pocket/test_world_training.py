@@ -121,7 +121,7 @@ def test_the_latent_pool_holds_no_held_out_picture(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(image_denoiser, "JITTERS", 4)
     pool = image_denoiser.LatentPool(nn.Identity())  # type: ignore[arg-type]
     watch.check(1600 * 5, tints=1600)
-    named = {scene for scene in pool.scenes if scene.color}
+    named = {scene for scene in pool.said if scene.color}
     assert named == set(all_scenes(held_out=False))
 
 
