@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Final
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar, Final
 
 from anyany.pocket.captions import CLIP_WORDS, WORDS
-from anyany.pocket.world import BACKGROUNDS, COLORS, HELD_OUT_PAIRS, MOTIONS, THINGS
+from anyany.pocket.world import BACKGROUNDS, COLORS, HELD_OUT_PAIRS, MOTIONS, THINGS, Described
 
 CLIP_ATTRIBUTES: Final[dict[str, tuple[str, ...]]] = {
     "thing": THINGS,
@@ -38,18 +38,15 @@ _VALUE_OF: Final = {
 
 
 @dataclass(frozen=True)
-class Clip:
+class Clip(Described):
     """One clip's attributes; None means "not said" (in a prompt), never in a full clip."""
+
+    ATTRIBUTES: ClassVar[Mapping[str, tuple[str, ...]]] = CLIP_ATTRIBUTES
 
     thing: str | None = None
     color: str | None = None
     background: str | None = None
     motion: str | None = None
-
-    @property
-    def full(self) -> bool:
-        """Whether every attribute is given."""
-        return all(getattr(self, name) is not None for name in CLIP_ATTRIBUTES)
 
     @property
     def held_out(self) -> bool:
@@ -58,18 +55,6 @@ class Clip:
             self.thing,
             self.motion,
         ) in HELD_OUT_MOTIONS
-
-    def said(self) -> dict[str, str]:
-        """The attributes that are given."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name)}
-
-    def only(self, names: Sequence[str]) -> Clip:
-        """The clip with all but the named attributes unsaid."""
-        return Clip(**{name: getattr(self, name) for name in names})
-
-    def changed(self, attribute: str, value: str) -> Clip:
-        """The clip with one attribute changed."""
-        return replace(self, **{attribute: value})
 
 
 def all_clips(*, held_out: bool | None = None) -> list[Clip]:

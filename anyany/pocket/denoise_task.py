@@ -22,7 +22,7 @@ from anyany.alignment.losses import add_noise, biased_timesteps, denoising_loss
 from anyany.alignment.trainer import LossOutput, Task
 from anyany.decoders import Condition, build_scheduler
 from anyany.decoders.diffusion import unet_inputs
-from anyany.pocket.imagebind import Described
+from anyany.pocket.world import Described
 
 if TYPE_CHECKING:
     from anyany.alignment.order import Draws

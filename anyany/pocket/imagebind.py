@@ -15,7 +15,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import torch
 from torch import Tensor
@@ -36,14 +36,14 @@ from anyany.pocket.captions import canonical_caption
 from anyany.pocket.dialogues import draw_edit
 from anyany.pocket.render import IMAGE_SIZE, Jitter, draw_tint, render_image
 from anyany.pocket.text_encoder import CAPTION_TOKENS, say
-from anyany.pocket.world import Scene, draw_scene
+from anyany.pocket.world import Described, Scene, draw_scene
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
     from anyany.alignment.order import Draws
 
-Subject = TypeVar("Subject", bound="Described")
+Subject = TypeVar("Subject", bound=Described)
 EMBED_DIM: Final = 128
 _TINTED: Final = 0.4  # of the pictures: in a nameless color
 _HALF: Final = (0.5, 0.5, 0.5)
@@ -53,16 +53,6 @@ PREPROCESSING: Final = PreprocessingConfig(
         size=IMAGE_SIZE, num_clips=1, clip_seconds=1.0, num_crops=1, mean=_HALF, std=_HALF
     ),
 )
-
-
-class Described(Protocol):
-    """A scene, a clip or a sound: attributes, some of them said."""
-
-    def said(self) -> dict[str, str]:
-        """The attributes that are given."""
-
-    def only(self, names: Sequence[str]) -> Self:
-        """With all but the named attributes unsaid."""
 
 
 def imagebind_config(tokenizer: PreTrainedTokenizerFast) -> ImageBindConfig:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Final
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar, Final
 
 from anyany.pocket.captions import SOUND_VERBS, SOUND_WORDS, WORDS
-from anyany.pocket.world import COUNTS, PITCHES, THINGS
+from anyany.pocket.world import COUNTS, PITCHES, THINGS, Described
 
 SOUND_ATTRIBUTES: Final[dict[str, tuple[str, ...]]] = {
     "thing": THINGS,
@@ -40,34 +40,19 @@ _VALUE_OF: Final = {
 
 
 @dataclass(frozen=True)
-class Sound:
+class Sound(Described):
     """One recording's attributes; None means "not said" (in a prompt), never in a full sound."""
+
+    ATTRIBUTES: ClassVar[Mapping[str, tuple[str, ...]]] = SOUND_ATTRIBUTES
 
     thing: str | None = None
     count: str | None = None
     pitch: str | None = None
 
     @property
-    def full(self) -> bool:
-        """Whether every attribute is given."""
-        return all(getattr(self, name) is not None for name in SOUND_ATTRIBUTES)
-
-    @property
     def held_out(self) -> bool:
         """Whether no training may play a recording of it."""
         return (self.thing, self.count, self.pitch) in HELD_OUT_SOUNDS
-
-    def said(self) -> dict[str, str]:
-        """The attributes that are given."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name)}
-
-    def only(self, names: Sequence[str]) -> Sound:
-        """The sound with all but the named attributes unsaid."""
-        return Sound(**{name: getattr(self, name) for name in names})
-
-    def changed(self, attribute: str, value: str) -> Sound:
-        """The sound with one attribute changed."""
-        return replace(self, **{attribute: value})
 
 
 def all_sounds(*, held_out: bool | None = None) -> list[Sound]:

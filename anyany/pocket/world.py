@@ -7,9 +7,9 @@ A scene names every attribute of one picture. All 1,920 picture scenes are seede
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Final
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Final, Self
 
 THINGS: Final = ("bell", "drum", "bird", "bee", "siren", "clock", "horn", "cloud")
 COLORS: Final = ("red", "yellow", "green", "cyan", "blue", "purple")
@@ -35,9 +35,38 @@ HELD_OUT_PAIRS: Final = frozenset(
 )
 
 
+class Described:
+    """What a medium can be said to show or to sound like: attributes, some of them said.
+
+    Subclasses are frozen dataclasses whose fields are the attributes; None means "not said".
+    """
+
+    ATTRIBUTES: ClassVar[Mapping[str, tuple[str, ...]]]
+
+    @property
+    def full(self) -> bool:
+        """Whether every attribute is given."""
+        return all(getattr(self, name) is not None for name in self.ATTRIBUTES)
+
+    def said(self) -> dict[str, str]:
+        """The attributes that are given."""
+        values = {name: getattr(self, name) for name in self.ATTRIBUTES}
+        return {name: value for name, value in values.items() if value}
+
+    def only(self, names: Sequence[str]) -> Self:
+        """With all but the named attributes unsaid."""
+        return type(self)(**{name: getattr(self, name) for name in names})
+
+    def changed(self, attribute: str, value: str) -> Self:
+        """With one attribute changed."""
+        return type(self)(**{**self.said(), attribute: value})
+
+
 @dataclass(frozen=True)
-class Scene:
+class Scene(Described):
     """One picture's attributes; None means "not said" (in a prompt), never in a full scene."""
+
+    ATTRIBUTES: ClassVar[Mapping[str, tuple[str, ...]]] = ATTRIBUTES
 
     thing: str | None = None
     color: str | None = None
@@ -46,26 +75,9 @@ class Scene:
     background: str | None = None
 
     @property
-    def full(self) -> bool:
-        """Whether every attribute is given."""
-        return all(getattr(self, name) is not None for name in ATTRIBUTES)
-
-    @property
     def held_out(self) -> bool:
         """Whether no training may show a picture of it."""
         return (self.thing, self.color) in HELD_OUT_PAIRS
-
-    def said(self) -> dict[str, str]:
-        """The attributes that are given."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name)}
-
-    def only(self, names: Sequence[str]) -> Scene:
-        """The scene with all but the named attributes unsaid."""
-        return Scene(**{name: getattr(self, name) for name in names})
-
-    def changed(self, attribute: str, value: str) -> Scene:
-        """The scene with one attribute changed."""
-        return replace(self, **{attribute: value})
 
 
 def draw_scene(rng: random.Random, *, held_out: bool | None = False) -> Scene:
