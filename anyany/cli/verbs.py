@@ -40,6 +40,15 @@ VERBS: Final[Mapping[str, Verb]] = {
         ("generate",),
     ),
     "repro": Verb("anyany.cli.repro", "Make a file again, byte for byte.", ("repro",)),
+    "convert": Verb(
+        "anyany.cli.convert",
+        "Convert a folder or a manifest; resumable at any moment.",
+        ("convert",),
+    ),
+    "status": Verb("anyany.cli.status", "Say how far a batch run is.", ("status",)),
+    "verify": Verb("anyany.cli.verify", "Check a batch run's files, byte for byte.", ("verify",)),
+    "report": Verb("anyany.cli.report", "Write a batch run as one HTML page.", ("report",)),
+    "clean": Verb("anyany.cli.clean", "Remove what killed batch runs left.", ("clean",)),
     "train": Verb("anyany.cli.train", "Train one stage of a system.", ("train",)),
     "evaluate": Verb(
         "anyany.cli.evaluate", "Measure a system on held-out combinations.", ("evaluate",)
@@ -49,7 +58,10 @@ VERBS: Final[Mapping[str, Verb]] = {
         "anyany.cli.models", "List, verify and show systems.", ("list", "verify", "show"), True
     ),
     "import": Verb(
-        "anyany.cli.imports", "Turn published weights into safetensors.", ("imagebind",), True
+        "anyany.cli.imports",
+        "Turn published weights into safetensors.",
+        ("imagebind", "nextgpt-7b-v0", "nextgpt-7b-v1.5"),
+        True,
     ),
     "doctor": Verb(
         "anyany.cli.doctor", "Print versions, devices, codecs and folders.", ("doctor",)
@@ -116,7 +128,7 @@ def _load(name: str) -> Any:
         help=verb.help,
     )
     for function in verb.functions:
-        called: Callable[..., Any] = getattr(module, function if function != "list" else "list_")
+        called: Callable[..., Any] = getattr(module, _identifier(function))
         settings = getattr(called, "context_settings", None)
         app.command(function if verb.group else name, context_settings=settings)(called)
     if verb.group:
@@ -124,6 +136,11 @@ def _load(name: str) -> Any:
     command = get_command(app)
     command.name = name
     return command
+
+
+def _identifier(function: str) -> str:
+    """How a sub-verb is called in Python."""
+    return "list_" if function == "list" else function.replace("-", "_").replace(".", "_")
 
 
 def _print_version(asked: bool) -> None:
