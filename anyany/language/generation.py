@@ -2,8 +2,8 @@
 
 A span can only start with its modality's first token; the rest is then forced, in one pass that
 yields all its states. Rows live in fixed slots (`cache.py`); a pass is a prompt by itself, a span
-by itself, or one token of every row, so a row's numbers never depend on its neighbours. Finished
-rows make room for the next request at once.
+by itself, or one token of every row, so a row's numbers never depend on its neighbours nor on its
+place among them. Finished rows make room for the next request at once.
 
 Shapes: R rows, T prompt tokens, S tokens of a span, D language width, V vocabulary, n signal
 tokens, L slots.
@@ -13,10 +13,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils.rnn import pad_sequence
 
 from anyany.language.adapters import PassLayout
@@ -200,10 +202,19 @@ class _DecodeLoop:
         token_ids, slots = torch.tensor([ids, starts]).to(self.device)
         mask, positions = self.cache.step(slots)
         embedded = self.model.lm.get_input_embeddings()(token_ids[:, None])  # [R, 1, D]
-        hidden = self.model(embedded, attention_mask=mask, position_ids=positions, cache=self.cache)
+        with self._attention_by_row():
+            hidden = self.model(
+                embedded, attention_mask=mask, position_ids=positions, cache=self.cache
+            )
         self.last_hidden = hidden[:, 0]  # rows about to write a span get theirs after it
         for r in active:
             self._row(r).position += 1
+
+    def _attention_by_row(self) -> AbstractContextManager[None]:
+        """One query a row: the CPU's fused attention rounds by the thread that a row falls to."""
+        if self.settings.batch_invariant and self.device.type == "cpu":
+            return sdpa_kernel(SDPBackend.MATH)
+        return nullcontext()
 
     def _write_spans(self, spans: dict[int, Modality]) -> None:
         for modality in self.model.signals.modalities:

@@ -160,7 +160,7 @@ def assemble_image_decoder(
     spec = ConditionSpec({"prompt_embeds": TensorSpec((CAPTION_TOKENS, TEXT_DIM))})
     presets = DecoderPresets(
         reference=DecoderSettings(num_inference_steps=50, guidance_scale=GUIDANCE),
-        fast=DecoderSettings(num_inference_steps=12, guidance_scale=GUIDANCE, scheduler="dpmpp_2m"),
+        fast=DecoderSettings(num_inference_steps=8, guidance_scale=GUIDANCE, scheduler="dpmpp_2m"),
         default="fast",
     )
     parts = Components(unet, vae, dict(SCHEDULER), text_encoder=text_encoder)

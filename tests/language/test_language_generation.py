@@ -117,22 +117,6 @@ def test_cached_equals_uncached(name: str, signals: SignalSpec) -> None:
         assert spans >= 4
 
 
-@pytest.mark.parametrize("rows", [1, 4, 8])
-def test_invariant_mode_is_bit_equal_whatever_the_neighbours(rows: int) -> None:
-    model = toy_model()
-    settings = DecodeSettings(rows=rows)
-    requests = mixed_requests(model, 9, sampled=True)
-    alone = [generate(model, [request], settings)[0] for request in requests]
-    order = torch.randperm(9, generator=torch.Generator().manual_seed(5)).tolist()
-    together = generate(model, [requests[i] for i in order], settings)
-    assert sum(len(one.spans) for one in alone) >= 5
-    for i, decoded in zip(order, together, strict=True):
-        assert decoded.token_ids == alone[i].token_ids
-        assert decoded.text == alone[i].text
-        for ours, theirs in zip(states(decoded), states(alone[i]), strict=True):
-            assert torch.equal(ours, theirs)
-
-
 def test_batched_equals_single_without_invariance() -> None:
     model = toy_model()
     settings = DecodeSettings(rows=8, batch_invariant=False)
