@@ -16,6 +16,7 @@ import dataclasses
 import json
 import logging
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
@@ -27,6 +28,7 @@ from anyany.alignment.caches import DiskStore, MemoryStore, TensorStore
 from anyany.alignment.formats import DataFile
 from anyany.alignment.freezing import set_trainable
 from anyany.alignment.order import derive_seed
+from anyany.alignment.recompute import recomputed_layers
 from anyany.alignment.samples import SampleSource
 from anyany.alignment.stage_errors import LossWeights
 from anyany.alignment.stage_parts import StageParts
@@ -79,6 +81,8 @@ class StageConfig:
         cache: folder for encoder features, embedded captions and signal states; null keeps them
             in memory.
         cache_bytes: kept in memory at most.
+        gradient_checkpointing: compute the language model's layers again in the backward pass:
+            a third slower, and their activations take no memory.
 
     Raises:
         ConfigError: parts and stage do not fit.
@@ -95,6 +99,7 @@ class StageConfig:
     lr_scales: dict[str, float] = field(default_factory=dict)
     cache: Path | None = None
     cache_bytes: int = 2 << 30
+    gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
         strange = [*(set(self.parts) - set(PARTS)), *(set(self.lr_scales) - set(self.parts))]
@@ -169,8 +174,12 @@ def run_stage(
         lr_scales=_module_scales(config),
     )
     set_trainable(task.module, [PARTS[part] for part in config.parts])
+    lm = bridge.language.lm
     try:
-        result = train(task, config.train, folder, progress=progress, allow_changed=allow_changed)
+        with recomputed_layers(lm) if config.gradient_checkpointing else nullcontext():
+            result = train(
+                task, config.train, folder, progress=progress, allow_changed=allow_changed
+            )
     finally:
         store.flush()
         set_training_mode(task.module, training=False)

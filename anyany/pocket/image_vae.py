@@ -122,7 +122,7 @@ class ImageVaeTask(Task):
         """A training picture, cropped if so asked, and its background's color."""
         rng = random.Random(f"image-vae-picture:{index}")
         if rng.random() < _NAMELESS:
-            pixels, background, center = render_nameless(rng)
+            pixels, _, background, center = render_nameless(rng)
         else:
             scene, jitter = sample_scene(index, "image-vae")
             assert scene.thing is not None

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from anyany.alignment.losses import contrastive_loss
@@ -34,6 +35,7 @@ from anyany.encoders import (
 from anyany.encoders.preprocessing.images import prepare_image
 from anyany.pocket.captions import canonical_caption
 from anyany.pocket.dialogues import draw_edit
+from anyany.pocket.nameless import render_nameless
 from anyany.pocket.render import IMAGE_SIZE, Jitter, draw_tint, render_image
 from anyany.pocket.text_encoder import CAPTION_TOKENS, say
 from anyany.pocket.world import Described, Scene, draw_scene
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
 Subject = TypeVar("Subject", bound=Described)
 EMBED_DIM: Final = 128
 _TINTED: Final = 0.4  # of the pictures: in a nameless color
+_NAMELESS: Final = 0.15  # of the pictures: shapes of no thing
+PALEST: Final = 0.1  # saturation of nameless colors: a shape must be known without its color
 _HALF: Final = (0.5, 0.5, 0.5)
 PREPROCESSING: Final = PreprocessingConfig(
     image=ImagePreprocessing(size=IMAGE_SIZE, mean=_HALF, std=_HALF),
@@ -100,17 +104,10 @@ class BindTask(Task):
         said: list[Scene] = []
         for index in indices:
             rng = random.Random(f"bind:{index}")
-            scene = draw_scene(rng)
-            for variant in (scene, draw_edit(scene, rng)[1]):
-                tint = None
-                if rng.random() < _TINTED:
-                    assert variant.thing is not None
-                    tint = draw_tint(variant.thing, rng)
-                    variant = replace(variant, color=None)
-                picture = render_image(variant, Jitter.draw(rng), tint=tint)
+            for scene, picture in _picture_pair(rng):
                 pictures.append(prepare_image(picture, PREPROCESSING.image))
-                scenes.append(variant)
-                said.append(part_of(variant, rng))
+                scenes.append(scene)
+                said.append(part_of(scene, rng))
                 captions.append(say(said[-1], rng))
         return {
             "pictures": torch.stack(pictures),
@@ -158,6 +155,23 @@ class BindTask(Task):
             kept = [*ids[: CAPTION_TOKENS - 1], end]
             row[: len(kept)] = torch.tensor(kept)
         return rows
+
+
+def _picture_pair(rng: random.Random) -> list[tuple[Scene, Image.Image]]:
+    """A trainable scene and a near miss of it, in part in nameless colors; or nameless shapes."""
+    if rng.random() < _NAMELESS:
+        shapes = [render_nameless(rng) for _ in range(2)]
+        return [(shape.scene(), Image.fromarray(shape.pixels)) for shape in shapes]
+    scene = draw_scene(rng)
+    pair = []
+    for shown in (scene, draw_edit(scene, rng)[1]):
+        tint = None
+        if rng.random() < _TINTED:
+            assert shown.thing is not None
+            tint = draw_tint(shown.thing, rng, palest=PALEST)
+            shown = replace(shown, color=None)
+        pair.append((shown, render_image(shown, Jitter.draw(rng), tint=tint)))
+    return pair
 
 
 def part_of(subject: Subject, rng: random.Random) -> Subject:

@@ -35,7 +35,14 @@ from anyany.pocket.animation import CLIP_FRAMES_PER_SECOND, ClipJitter, render_c
 from anyany.pocket.clap import say_sound
 from anyany.pocket.clip_text_encoder import say_clip
 from anyany.pocket.clips import CLIP_ATTRIBUTES, Clip, all_clips, canonical_clip_caption, draw_clip
-from anyany.pocket.imagebind import PREPROCESSING, BindTask, imagebind_config, part_of, shows
+from anyany.pocket.imagebind import (
+    PALEST,
+    PREPROCESSING,
+    BindTask,
+    imagebind_config,
+    part_of,
+    shows,
+)
 from anyany.pocket.nameless_sounds import render_nameless_sound
 from anyany.pocket.render import draw_tint
 from anyany.pocket.sounds import (
@@ -190,7 +197,7 @@ def clip_pair(rng: random.Random) -> list[tuple[Clip, Tensor]]:
     for shown in (clip, _near_clip(clip, rng)):
         if rng.random() < _TINTED:
             assert shown.thing is not None
-            tint = draw_tint(shown.thing, rng)
+            tint = draw_tint(shown.thing, rng, palest=PALEST)
             nameless = replace(shown, color=None)
             pair.append(
                 (nameless, _prepared(render_clip(nameless, ClipJitter.draw(rng), tint=tint)))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -26,7 +26,8 @@ from anyany.language import TEMPLATES, MediaSlot, PromptStyle, SignalSpec, Token
 from anyany.messages import ImagePart, Message, TextPart
 from anyany.pocket.captions import CLIP_WORDS, SOUND_WORDS, WORDS
 from anyany.pocket.clips import Clip
-from anyany.pocket.dialogues import Content, Turn, draw_dialogue
+from anyany.pocket.dialogues import Content, Turn
+from anyany.pocket.media_dialogues import draw_media_dialogue
 from anyany.pocket.sounds import Sound
 from anyany.pocket.world import Scene
 
@@ -49,8 +50,8 @@ _SLOT: Final = -1  # in place of a token id
 
 
 def draw_any_dialogue(rng: random.Random) -> Sequence[Turn]:
-    """A conversation about any pictures of the world."""
-    return draw_dialogue(rng, held_out=None)
+    """A conversation about any pictures, clips and sounds of the world."""
+    return draw_media_dialogue(rng, held_out=None)
 
 
 def build_language_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -84,29 +85,22 @@ class Encoded:
 
 
 class LanguagePretrainTask(Task):
-    """Predict the assistant's words in conversations about pictures that are only soft words.
+    """Predict the assistant's words in conversations about media that are only soft words.
 
     Args:
         lm: trained.
         tokenizer: the world's.
-        converse: draws a conversation; of any part of the world, as text.
     """
 
-    def __init__(
-        self,
-        lm: LlamaForCausalLM,
-        tokenizer: PreTrainedTokenizerFast,
-        converse: Callable[[random.Random], Sequence[Turn]] = draw_any_dialogue,
-    ) -> None:
+    def __init__(self, lm: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
         super().__init__(lm, num_samples=NUM_DIALOGUES)
         self.lm = lm
         self.tokenizer = tokenizer
-        self.converse = converse
 
     @functools.lru_cache(maxsize=NUM_DIALOGUES)  # noqa: B019  one task a process
     def conversation(self, index: int) -> Encoded:
         """The conversation of an index."""
-        turns = self.converse(random.Random(f"language:{index}"))
+        turns = draw_any_dialogue(random.Random(f"language:{index}"))
         return encode_conversation(turns, self.tokenizer)
 
     def batch(self, indices: Sequence[int], draws: Draws) -> dict[str, Any]:

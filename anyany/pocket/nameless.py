@@ -10,27 +10,36 @@ from __future__ import annotations
 import colorsys
 import math
 import random
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from anyany.pocket.check import check_image
 from anyany.pocket.render import BACKGROUND_RGB, COLOR_RGB, INK, LIGHT, Brush, Color, Point, paint
-from anyany.pocket.world import HELD_OUT_PAIRS
+from anyany.pocket.world import HELD_OUT_PAIRS, Scene
 
 _MARGIN: Final = 14.0  # pixels between a center and the picture's edge
 _SIDE: Final = 64.0
 
 
-def render_nameless(
-    rng: random.Random,
-) -> tuple[npt.NDArray[np.uint8], Color, tuple[float, float]]:
-    """A shape of chance.
+class Nameless(NamedTuple):
+    """A shape of chance: pixels uint8 [64, 64, 3], colors, and where it stands (x, y)."""
 
-    Returns:
-        Pixels uint8 [64, 64, 3], the background's color, and where the shape stands (x, y).
-    """
+    pixels: npt.NDArray[np.uint8]
+    color: Color
+    background: Color
+    center: tuple[float, float]
+
+    def scene(self) -> Scene:
+        """What can be said of it: its background, and its color if that has a name."""
+        named = {color: name for name, color in COLOR_RGB.items()}
+        grounds = {color: name for name, color in BACKGROUND_RGB.items()}
+        return Scene(color=named.get(self.color), background=grounds[self.background])
+
+
+def render_nameless(rng: random.Random) -> Nameless:
+    """A shape of chance."""
     while True:
         background = rng.choice(list(BACKGROUND_RGB.values()))
         center = (rng.uniform(_MARGIN, _SIDE - _MARGIN), rng.uniform(_MARGIN, _SIDE - _MARGIN))
@@ -45,7 +54,7 @@ def render_nameless(
         pixels = paint(draw, color, background, center=center, radius=brush_radius)
         seen = check_image(pixels)
         if (seen.thing, seen.color) not in HELD_OUT_PAIRS:
-            return pixels, background, center
+            return Nameless(pixels, color, background, center)
 
 
 def _any_color(rng: random.Random) -> Color:

@@ -18,7 +18,7 @@ from anyany.pocket.animation import ClipJitter, poses
 from anyany.pocket.check_clip import check_clip
 from anyany.pocket.clips import Clip
 from anyany.pocket.nameless import render_nameless
-from anyany.pocket.render import BACKGROUND_RGB, IMAGE_SIZE
+from anyany.pocket.render import IMAGE_SIZE
 from anyany.pocket.world import MOTIONS
 
 _RADIUS: Final = 12.0  # pixels, of a nameless shape on the average
@@ -31,9 +31,9 @@ def render_nameless_clip(rng: random.Random) -> tuple[Clip, npt.NDArray[np.uint8
         What can be said of it (background and motion), and frames uint8 [8, 64, 64, 3].
     """
     while True:
-        pixels, ground, center = render_nameless(rng)
+        shape = render_nameless(rng)
         motion = rng.choice(MOTIONS)
-        picture = Image.fromarray(pixels)
+        picture = Image.fromarray(shape.pixels)
         frames = []
         for pose in poses(motion, ClipJitter.draw(rng)):
             shrink = _RADIUS / pose.radius
@@ -41,14 +41,13 @@ def render_nameless_clip(rng: random.Random) -> tuple[Clip, npt.NDArray[np.uint8
                 (IMAGE_SIZE, IMAGE_SIZE),
                 Image.Transform.AFFINE,
                 (
-                    *(shrink, 0.0, center[0] - shrink * pose.x),
-                    *(0.0, shrink, center[1] - shrink * pose.y),
+                    *(shrink, 0.0, shape.center[0] - shrink * pose.x),
+                    *(0.0, shrink, shape.center[1] - shrink * pose.y),
                 ),
                 resample=Image.Resampling.BICUBIC,
-                fillcolor=ground,
+                fillcolor=shape.background,
             )
             frames.append(np.asarray(moved, dtype=np.uint8))
         clip = np.stack(frames)
         if not check_clip(clip).held_out:
-            names = {color: name for name, color in BACKGROUND_RGB.items()}
-            return Clip(background=names[ground], motion=motion), clip
+            return Clip(background=shape.scene().background, motion=motion), clip

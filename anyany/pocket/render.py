@@ -65,15 +65,20 @@ class Jitter:
         return cls(rng.uniform(-1.5, 1.5), rng.uniform(-1.5, 1.5), rng.uniform(0.95, 1.05))
 
 
-def draw_tint(thing: str, rng: random.Random) -> Color:
+def draw_tint(thing: str, rng: random.Random, *, palest: float = 0.75) -> Color:
     """A nameless color: clear of every named hue, and never nearest to one held out for the thing.
 
     Training shows things in such colors, with captions that leave the color unsaid, so that color
     is not learnt as a property of the pairs that are shown.
+
+    Args:
+        thing: whose color it shall be.
+        rng: the source of chance.
+        palest: the least saturation; near 0 is nearly gray.
     """
     while True:
         hue = rng.random()
-        rgb = colorsys.hsv_to_rgb(hue, rng.uniform(0.75, 1.0), rng.uniform(0.6, 0.95))
+        rgb = colorsys.hsv_to_rgb(hue, rng.uniform(palest, 1.0), rng.uniform(0.6, 0.95))
         hues = {name: _hue_distance(hue, color) for name, color in COLOR_RGB.items()}
         tints = {name: _tint_distance(rgb, color) for name, color in COLOR_RGB.items()}
         near = {name for name in tints if tints[name] < 1.5 * min(tints.values())}

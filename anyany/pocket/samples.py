@@ -30,6 +30,7 @@ from anyany.pocket.synthesis import SAMPLE_RATE, SoundJitter, render_sound
 from anyany.pocket.world import Scene, draw_scene
 
 MediaModality: TypeAlias = Literal["image", "video", "audio"]
+MEDIA: Final[tuple[MediaModality, ...]] = ("image", "video", "audio")
 VARIANTS: Final = 4  # pictures of each scene, so that encoder features can be kept
 _DRAW: Final[Mapping[str, Any]] = {"image": draw_scene, "video": draw_clip, "audio": draw_sound}
 _ASK_WHAT: Final = {"image": ASK_WHAT, "video": ASK_WHAT_CLIP, "audio": ASK_WHAT_SOUND}

@@ -29,6 +29,7 @@ from anyany.pocket import (
 )
 from anyany.pocket.check import _color
 from anyany.pocket.clips import Clip
+from anyany.pocket.nameless import Nameless
 from anyany.pocket.render import Color, render_image
 from anyany.pocket.sounds import Sound, all_sounds
 from anyany.pocket.world import HELD_OUT_PAIRS, Scene, all_scenes, draw_scene
@@ -105,9 +106,8 @@ def test_the_autoencoder_sees_no_held_out_picture(monkeypatch: pytest.MonkeyPatc
     watch = _Watch(_PIXELS)
     monkeypatch.setattr(image_vae, "render_pixels", watch)
     task = image_vae.ImageVaeTask(image_vae.build_image_vae(), crop=32)
-    monkeypatch.setattr(
-        image_vae, "render_nameless", lambda rng: (_PIXELS, (0, 0, 0), (32.0, 32.0))
-    )
+    shape = Nameless(_PIXELS, (0, 0, 0), (0, 0, 0), (32.0, 32.0))
+    monkeypatch.setattr(image_vae, "render_nameless", lambda rng: shape)
     task.batch(range(1500), _draws(1500))
     watch.check(900, tints=200)
 
@@ -130,8 +130,8 @@ def test_imagebind_sees_no_held_out_picture(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(imagebind, "render_image", watch)
     monkeypatch.setattr(imagebind.BindTask, "token_ids", lambda self, captions: torch.zeros(1))
     task = imagebind.BindTask(nn.Identity(), None)  # type: ignore[arg-type]
-    task.batch(range(200), _draws(200))
-    watch.check(400, tints=80)
+    task.batch(range(600), _draws(600))
+    watch.check(900, tints=300)
 
 
 def test_the_stages_show_no_held_out_medium(monkeypatch: pytest.MonkeyPatch) -> None:
