@@ -1,8 +1,9 @@
 """The batch executor: requests -> stages -> micro-batches -> replies.
 
 A window of requests goes through three stages: encode all media, run the language model over all
-prompts, decode all signal spans, grouped by modality and settings. A request that cannot be
-carried out fails alone. API, CLI and server all run through here.
+prompts, decode signal spans, grouped by modality and settings. Spans are decoded as soon as there
+are enough alike, and a reply leaves when its last part is made, while others are still written. A
+request that cannot be carried out fails alone. API, CLI and server all run through here.
 
 Shapes: T tokens of a prompt, S tokens of a span, D language width.
 """
@@ -21,13 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from anyany.bridges import Bridge, Layout, user_media
-from anyany.decoders import (
-    Condition,
-    OutputProjector,
-    part_generator,
-    to_frames,
-    to_pil,
-)
+from anyany.decoders import Condition, OutputProjector, part_generator, to_frames, to_pil
 from anyany.errors import (
     AnyAnyError,
     Cancelled,
@@ -69,7 +64,7 @@ logger = logging.getLogger(__name__)
 WINDOW: Final = 64  # requests whose media and prompts are in memory together
 
 
-@dataclass
+@dataclass(eq=False)
 class _Job:
     """A request on its way."""
 
@@ -82,6 +77,7 @@ class _Job:
     decoded: Decoded | None = None
     made: dict[int, Part] = field(default_factory=dict)  # by place among the pieces
     timings: dict[str, float] = field(default_factory=dict)
+    missing: int = 0  # spans that are not decoded yet
     error: AnyAnyError | None = None
     stopped: bool = False
 
@@ -107,6 +103,16 @@ class _Job:
     def tell(self, event: Event) -> None:
         if self.request.on_event is not None:
             self.request.on_event(event)
+
+
+@dataclass(frozen=True)
+class _Span:
+    """A medium that is still to be made: where it stands in its job's reply."""
+
+    job: _Job
+    modality: Modality
+    place: int  # among the reply's pieces
+    index: int  # among those of its modality
 
 
 class Engine:
@@ -138,19 +144,36 @@ class Engine:
         """Answer requests window by window, in bounded memory.
 
         Yields:
-            A request's number and its reply, or the error for which it alone failed; in order
-            within a window's groups, not over all.
+            A request's number and its reply, or the error for which it alone failed, as soon as
+            there is one: in order of windows, not of requests.
         """
         numbered = enumerate(requests)
         while window := list(itertools.islice(numbered, WINDOW)):
             jobs = [_Job(n, request, time.perf_counter()) for n, request in window]
-            with torch.no_grad():
-                for job in jobs:
-                    self._encode(job)
-                self._language([job for job in jobs if job.open])
-                self._decode([job for job in jobs if job.open])
-            for job in jobs:
+            for job in self._finished(jobs):
                 yield job.number, job.error or self._reply(job)
+
+    @torch.no_grad()
+    def _finished(self, jobs: Sequence[_Job]) -> Iterator[_Job]:
+        """A window's jobs through all stages, each as soon as it has nothing left to do."""
+        for job in jobs:
+            self._encode(job)
+            if not job.open:
+                yield job
+        waiting: dict[tuple[Modality, str], list[_Span]] = {}  # spans alike, too few for a call
+        for job in self._language([job for job in jobs if job.open]):
+            spans = [span for modality in self.decoders for span in _spans(job, modality)]
+            job.missing = len(spans)
+            if not (job.open and spans):
+                yield job
+                continue
+            for span in spans:
+                alike = (span.modality, repr(job.request.decoding.get(span.modality)))
+                waiting.setdefault(alike, []).append(span)
+                if len(waiting[alike]) >= self._calls_of(span.modality):
+                    yield from self._decode_group(waiting.pop(alike))
+        for group in waiting.values():
+            yield from self._decode_group(group)
 
     def _encode(self, job: _Job) -> None:
         """Media to embeddings, and the whole prompt."""
@@ -201,76 +224,76 @@ class Engine:
             layout=job.layout,
         )
 
-    def _language(self, jobs: Sequence[_Job]) -> None:
-        """All prompts through the one decode loop."""
-        if not jobs:
-            return
-        began = time.perf_counter()
+    def _language(self, jobs: Sequence[_Job]) -> Iterator[_Job]:
+        """All prompts through the one decode loop; each job when its text and spans are there."""
         settings = replace(self.settings.language, batch_invariant=self.settings.batch_invariant)
+        spent, resumed = 0.0, time.perf_counter()
         try:
             answers = generate_iter(
                 self.bridge.language, [self._decode_request(job) for job in jobs], settings
             )
             for index, decoded in answers:
+                spent += time.perf_counter() - resumed
                 jobs[index].decoded = decoded
                 jobs[index].stopped = decoded.finish_reason == "cancelled"
-                jobs[index].timings["language"] = time.perf_counter() - began
+                jobs[index].timings["language"] = spent
+                yield jobs[index]
+                resumed = time.perf_counter()  # what was done with the job is no time of ours
         except Exception as error:
             left = [job for job in jobs if job.decoded is None]
             if len(jobs) == 1:
                 left[0].error = _wrapped(error, "language")
+                yield left[0]
                 return
             for job in left:  # one of them is to blame: each alone
-                self._language([job])
-
-    def _decode(self, jobs: Sequence[_Job]) -> None:
-        """All spans through their decoders; alike ones together where batching is allowed."""
-        for modality in self.decoders:
-            work = [
-                (job, place, index)
-                for job in jobs
-                for index, place in enumerate(_places(job, modality))
-            ]
-            alike: dict[str, list[tuple[_Job, int, int]]] = {}
-            for item in work:
-                alike.setdefault(repr(item[0].request.decoding.get(modality)), []).append(item)
-            size = self._calls_of(modality)
-            groups = [g[i : i + size] for g in alike.values() for i in range(0, len(g), size)]
-            for group in groups:
-                self._decode_group(modality, [item for item in group if item[0].open])
+                yield from self._language([job])
 
     def _calls_of(self, modality: Modality) -> int:
         """Parts of a decoder call: in invariant mode the device's fixed number."""
-        own = (
-            self.decoders[modality].micro_batch
-            if self.settings.batch_invariant
-            else THROUGHPUT_MICRO_BATCH
-        )
-        return self.settings.micro_batch or int(own)
+        fixed = int(self.decoders[modality].micro_batch)
+        own = fixed if self.settings.batch_invariant else THROUGHPUT_MICRO_BATCH
+        return self.settings.micro_batch or own
 
-    def _decode_group(self, modality: Modality, group: list[tuple[_Job, int, int]]) -> None:
-        if not group:
-            return
+    def _decode_group(self, spans: Sequence[_Span]) -> Iterator[_Job]:
+        """Spans alike through their decoder; the jobs that are finished by it."""
+        group = [span for span in spans if span.job.open]
+        if group:
+            self._decode(group)
+        for job in dict.fromkeys(span.job for span in spans):
+            job.missing -= sum(span.job is job for span in spans)
+            if job.missing == 0:
+                yield job
+
+    def _decode(self, group: Sequence[_Span]) -> None:
+        """One decoder call; fewer at a time if memory runs out and neighbours may matter."""
+        self._call(group)
+        first = group[0].job
+        tight = isinstance(first.error, ResourceError) and not self.settings.batch_invariant
+        if tight and len(group) > 1:
+            for job in {span.job for span in group}:
+                job.error = None
+            middle = len(group) // 2
+            for half in (group[:middle], group[middle:]):
+                self._decode(half)
+
+    def _call(self, group: Sequence[_Span]) -> None:
+        first, modality = group[0].job, group[0].modality
         decoder = self.decoders[modality]
-        first = group[0][0]
         overrides = dict(first.request.decoding.get(modality, {}))
         steps = decoder.run_settings(overrides).num_inference_steps
 
         def callback(step: int, timestep: int, latents: Tensor) -> None:
-            for job, _, index in group:
-                job.tell(DenoisingStep(modality, index, step + 1, steps))
+            for span in group:
+                span.job.tell(DenoisingStep(modality, span.index, step + 1, steps))
 
         def cancelled() -> bool:
             return len(group) == 1 and bool(first.request.cancelled and first.request.cancelled())
 
         with first.stage(f"decode.{modality}"):
-            condition = Condition.stack(
-                [self._condition(job, place, modality) for job, place, _ in group]
-            )
-            generators = [part_generator(job.request.seed, modality, i) for job, _, i in group]
+            conditions = [self._condition(span.job, span.place, modality) for span in group]
             media = decoder.decode_batch(
-                condition,
-                generators,
+                Condition.stack(conditions),
+                [part_generator(span.job.request.seed, modality, span.index) for span in group],
                 batch_invariant=self.settings.batch_invariant,
                 micro_batch=self.settings.micro_batch
                 or (None if self.settings.batch_invariant else len(group)),
@@ -278,15 +301,15 @@ class Engine:
                 cancel=cancelled,
                 **overrides,
             )
-            for row, (job, place, index) in enumerate(group):
+            for row, span in enumerate(group):
+                job = span.job
                 part = _media_part(decoder, media[row : row + 1])
-                part = self.annotate(job.request, part, index) if self.annotate else part
-                job.made[place] = part
-                job.tell(PartReady(part, _part_number(job, place)))
-        for job, _, _ in group[1:]:  # they share the fate and the time of their micro-batch
-            job.error = first.error
-            spent = first.timings[f"decode.{modality}"]
-            job.timings[f"decode.{modality}"] = spent
+                part = self.annotate(job.request, part, span.index) if self.annotate else part
+                job.made[span.place] = part
+                job.tell(PartReady(part, _part_number(job, span.place)))
+        for span in group[1:]:  # they share the fate and the time of their micro-batch
+            span.job.error = first.error
+            span.job.timings[f"decode.{modality}"] = first.timings[f"decode.{modality}"]
 
     def _condition(self, job: _Job, place: int, modality: Modality) -> Condition:
         assert job.decoded is not None
@@ -339,14 +362,12 @@ def _wrapped(error: Exception, stage: str) -> AnyAnyError:
     return told
 
 
-def _places(job: _Job, modality: Modality) -> list[int]:
-    """Where the reply's spans of a modality stand among its pieces."""
+def _spans(job: _Job, modality: Modality) -> list[_Span]:
+    """The reply's spans of a modality."""
     pieces = job.decoded.pieces if job.decoded else ()
-    return [
-        place
-        for place, piece in enumerate(pieces)
-        if isinstance(piece, Span) and piece.modality == modality
-    ]
+    spans = [(place, one) for place, one in enumerate(pieces) if isinstance(one, Span)]
+    places = [place for place, span in spans if span.modality == modality]
+    return [_Span(job, modality, place, index) for index, place in enumerate(places)]
 
 
 def _is_shown(job: _Job, piece: TextPiece) -> bool:

@@ -381,10 +381,17 @@ class AnyToAny:
         """In order: the engine numbers only the requests that it gets."""
         while batch := list(itertools.islice(prepared, WINDOW)):
             good = [item for item in batch if isinstance(item, Request)]
-            answers = dict(self._engine().run(good))
+            running = self._engine().run(good)
             numbers = iter(range(len(good)))
+            early: dict[int, Reply | AnyAnyError] = {}  # before their turn
             for item in batch:
-                yield item if isinstance(item, AnyAnyError) else answers[next(numbers)]
+                if isinstance(item, AnyAnyError):
+                    yield item
+                    continue
+                number = next(numbers)
+                while number not in early:
+                    early.update([next(running)])
+                yield early.pop(number)
 
 
 def _count(module: nn.Module) -> int:

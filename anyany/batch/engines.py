@@ -13,7 +13,7 @@ from anyany.errors import AnyAnyError, InternalError
 
 FIRST_WINDOW: Final = 8  # items
 LARGEST_WINDOW: Final = 64
-SHORT, LONG = 2.0, 20.0  # seconds of a window that is made larger, or smaller
+SHORT, LONG = 5.0, 30.0  # seconds of a window that is made larger, or smaller
 TRIES: Final = 2  # deaths of its own before an item is set aside
 TRANSIENT_TRIES: Final = 3
 BACK_OFF: Final = 1.0  # seconds before the second try; doubled for the third

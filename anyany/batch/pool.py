@@ -50,12 +50,26 @@ class _Trouble:
 
 
 @dataclass
+class _Sent:
+    """A window that a worker has.
+
+    Args:
+        tasks: of it that are not done, in order.
+        size: how many it had.
+        stage: what the worker says of it.
+    """
+
+    tasks: list[Task]
+    size: int
+    stage: str = "sent"
+
+
+@dataclass
 class _Worker:
     process: Any
     pipe: connection.Connection
     ready: bool = False
-    windows: dict[int, Window] = field(default_factory=dict)
-    stages: dict[int, str] = field(default_factory=dict)
+    windows: dict[int, _Sent] = field(default_factory=dict)
     alone: _Trouble | None = None
 
 
@@ -194,11 +208,9 @@ class LocalEngine:
 
     def _send(self, worker: _Worker, tasks: list[Task]) -> None:
         self._sent += 1
-        window = Window(self._sent, tuple(tasks))
-        worker.windows[window.number] = window
-        worker.stages[window.number] = "sent"
+        worker.windows[self._sent] = _Sent(tasks, len(tasks))
         try:
-            worker.pipe.send(window)
+            worker.pipe.send(Window(self._sent, tuple(tasks)))
         except OSError:  # it is dying; `_collect` will see that
             return
 
@@ -239,18 +251,20 @@ class LocalEngine:
             raise engines.known_error(message[1], message[2])
         elif kind == "done":
             _, number, outcomes, seconds = message
-            window = worker.windows.pop(number)
-            worker.stages.pop(number)
+            window = worker.windows[number]
+            window.tasks = window.tasks[len(outcomes) :]
             self._deaths = 0
-            self._adapt(len(window.tasks), seconds)
+            if seconds is not None:
+                del worker.windows[number]
+                self._adapt(window.size, seconds)
             return self._settle(worker, outcomes)
         else:
-            worker.stages[message[1]] = kind
+            worker.windows[message[1]].stage = kind
         return []
 
     def _settle(self, worker: _Worker, outcomes: list[Outcome]) -> list[Outcome]:
         """Keep what is final; put what deserves another try aside."""
-        trouble, worker.alone = worker.alone, None
+        trouble, worker.alone = worker.alone, None if outcomes else worker.alone
         final = []
         for outcome in outcomes:
             earlier = trouble or _Trouble(outcome.task, attempts=0)
@@ -291,10 +305,10 @@ class LocalEngine:
         self._tell({"event": "worker_died", "exit_code": code})
         self._workers.append(self._spawn())
         outcomes: list[Outcome] = []
-        for number, window in worker.windows.items():
+        for window in worker.windows.values():
             if worker.alone is not None:
                 outcomes += self._died_alone(worker.alone)
-            elif worker.stages[number] in ("reading", "computing"):
+            elif window.stage in ("reading", "computing"):
                 deaths = 0 if code in _KILLED else 1
                 self._troubled += [_Trouble(task, deaths) for task in window.tasks]
             else:

@@ -93,6 +93,7 @@ class RayEngine:
         ray = self._ray
         self._silence.begin()
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_worker_niceness", "0")  # as the local engine's, not behind all
         for name in ("ray", "ray.data"):
             logging.getLogger(name).setLevel(logging.ERROR)
         try:

@@ -1,8 +1,8 @@
-"""A worker process: reads, computes and writes, each in a thread of its own, window by window.
+"""A worker process: reads, computes and writes, each in a thread of its own.
 
-While one window is computed the next one is read and the one before is written. The process knows
-nothing of the run's ledger; it answers over a pipe, ends when its parent does, and leaves Ctrl-C to
-the parent.
+While one window is computed, the next one is read and what is made already is written. The process
+knows nothing of the run's ledger; it answers over a pipe, ends when its parent does, and leaves
+Ctrl-C to the parent.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection, parent_process
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from anyany.batch.functions import Factory, Function
 from anyany.batch.items import Task
@@ -32,7 +32,11 @@ from anyany.messages import Reply
 
 _log = logging.getLogger(__name__)
 
-_AHEAD: Final = 1  # windows that wait between two threads
+_READ_AHEAD: Final = 1  # windows
+_UNWRITTEN: Final = 4  # parts of windows
+_PERIOD: Final = 0.5  # seconds of quick items that are written, and lost by a kill, together
+
+Computed: TypeAlias = "tuple[Task, Any, float]"  # a task, its reply or failure, seconds
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,21 @@ class Window:
 
     number: int
     tasks: tuple[Task, ...]
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What was computed of a window since the last time.
+
+    Args:
+        number: of the window.
+        computed: the next of its tasks, in order.
+        seconds: that the whole window took; None = there is more to come.
+    """
+
+    number: int
+    computed: list[Computed]
+    seconds: float | None = None
 
 
 class Carrier:
@@ -83,19 +102,18 @@ class Carrier:
                 found.append((task, self._failed(task, error)))
         return found
 
-    def compute(self, read: Sequence[tuple[Task, Any]]) -> list[tuple[Task, Any, float]]:
-        """Each task with its reply or failure, and its share of the seconds."""
+    def compute(self, read: Sequence[tuple[Task, Any]]) -> Iterator[Computed]:
+        """Each task as soon as it has its reply or failure, with the seconds it took, in order."""
         good = [(task, prepared) for task, prepared in read if not isinstance(prepared, Outcome)]
+        answers = self._answers(good)
         began = time.perf_counter()
-        answers = iter(self._answers(good))
-        found = [
-            (task, prepared if isinstance(prepared, Outcome) else next(answers))
-            for task, prepared in read
-        ]
-        share = (time.perf_counter() - began) / max(1, len(good))
-        return [(task, answer, share) for task, answer in found]
+        for task, prepared in read:
+            answer = prepared if isinstance(prepared, Outcome) else next(answers)
+            now = time.perf_counter()
+            yield task, answer, now - began
+            began = now
 
-    def write(self, computed: Sequence[tuple[Task, Any, float]]) -> list[Outcome]:
+    def write(self, computed: Iterable[Computed]) -> list[Outcome]:
         """The outcomes, their files durable.
 
         Raises:
@@ -103,9 +121,9 @@ class Carrier:
         """
         outcomes = []
         try:
-            for task, answer, share in computed:
+            for task, answer, seconds in computed:
                 outcomes.append(
-                    answer if isinstance(answer, Outcome) else self._written(task, answer, share)
+                    answer if isinstance(answer, Outcome) else self._written(task, answer, seconds)
                 )
             flush_folders([Path(found.folder) for found in outcomes if found.folder])
         except OSError as error:
@@ -113,25 +131,26 @@ class Carrier:
             raise
         return outcomes
 
-    def _answers(self, good: Sequence[tuple[Task, Any]]) -> list[Any]:
+    def _answers(self, good: Sequence[tuple[Task, Any]]) -> Iterator[Any]:
         """A reply or a failure each; where all fail together, one by one to find the culprit."""
-        if not good:
-            return []
+        answered = 0
         try:
-            answers = list(self.function.answer([prepared for _, prepared in good]))
-            if len(answers) != len(good):
-                raise RuntimeError(f"expected {len(good)} answers, got {len(answers)}")
+            for answer in self.function.answer([prepared for _, prepared in good]) if good else ():
+                task = good[answered][0]
+                answered += 1
+                yield self._failed(task, answer) if isinstance(answer, Exception) else answer
+            if answered < len(good):
+                raise RuntimeError(f"expected {len(good)} answers, got {answered}")
         except Exception as error:
             _log.debug("a function raised", exc_info=True)
-            if len(good) == 1:
-                return [self._failed(good[0][0], error)]
-            return [answer for pair in good for answer in self._answers([pair])]
-        return [
-            self._failed(task, answer) if isinstance(answer, Exception) else answer
-            for (task, _), answer in zip(good, answers, strict=True)
-        ]
+            left = good[answered:]
+            if len(good) == 1 and left:
+                yield self._failed(good[0][0], error)
+                return
+            for pair in left:
+                yield from self._answers([pair])
 
-    def _written(self, task: Task, reply: Reply, share: float) -> Outcome:
+    def _written(self, task: Task, reply: Reply, seconds: float) -> Outcome:
         self._count += 1
         folder = self.work / f"{self.name}-{self._count}"
         try:
@@ -147,7 +166,7 @@ class Carrier:
             folder=str(folder),
             files=files,
             reply=reply_record(reply),
-            seconds={**reply.timings, "share": share},
+            seconds={**reply.timings, "share": seconds},
             worker=self.name,
         )
 
@@ -191,8 +210,8 @@ class _Pipeline:
     def __init__(self, pipe: connection.Connection, carrier: Carrier) -> None:
         self._pipe = pipe
         self._carrier = carrier
-        self._read: queue.Queue[tuple[Window, Any] | None] = queue.Queue(_AHEAD)
-        self._computed: queue.Queue[tuple[Window, Any, float] | None] = queue.Queue(_AHEAD)
+        self._read: queue.Queue[tuple[Window, Any] | None] = queue.Queue(_READ_AHEAD)
+        self._computed: queue.Queue[_Made | None] = queue.Queue(_UNWRITTEN)
         self._sending = threading.Lock()
 
     def run(self) -> None:
@@ -203,11 +222,21 @@ class _Pipeline:
         while (got := self._read.get()) is not None:
             window, read = got
             self._send(("computing", window.number))
-            began = time.perf_counter()
-            computed = self._carrier.compute(read)
-            self._computed.put((window, computed, time.perf_counter() - began))
+            self._computing(window, read)
         self._computed.put(None)
         writer.join()
+
+    def _computing(self, window: Window, read: Any) -> None:
+        """Hand on what is made, not later than the first item after a period."""
+        began = handed = time.perf_counter()
+        made: list[Computed] = []
+        for computed in self._carrier.compute(read):
+            made.append(computed)
+            now = time.perf_counter()
+            if now - handed > _PERIOD:
+                self._computed.put(_Made(window.number, made))
+                made, handed = [], now
+        self._computed.put(_Made(window.number, made, time.perf_counter() - began))
 
     def _reading(self) -> None:
         try:
@@ -221,13 +250,12 @@ class _Pipeline:
 
     def _writing(self) -> None:
         while (got := self._computed.get()) is not None:
-            window, computed, seconds = got
             try:
-                outcomes = self._carrier.write(computed)
+                outcomes = self._carrier.write(got.computed)
             except Exception as error:
                 self._send(_fatal(error))
                 raise
-            self._send(("done", window.number, outcomes, seconds))
+            self._send(("done", got.number, outcomes, got.seconds))
 
     def _windows(self) -> Iterator[Window]:
         while True:

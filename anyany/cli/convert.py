@@ -14,8 +14,27 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from anyany.cli.generate import check_overrides, parse_outputs
-from anyany.cli.options import AsJson, Device, Dtype, Model, Threads
+from anyany.cli.options import (
+    AsJson,
+    ConditionBy,
+    Device,
+    Dtype,
+    Guidance,
+    MaxNewTokens,
+    Model,
+    Negative,
+    NoMetadata,
+    Preset,
+    Scheduler,
+    Steps,
+    Temperature,
+    Threads,
+    TopK,
+    TopP,
+    denoising,
+    given,
+    parse_outputs,
+)
 from anyany.cli.terminal import notes
 from anyany.errors import UsageError
 from anyany.messages import MODALITIES
@@ -65,20 +84,16 @@ def convert(
     ] = None,
     model: Model = "pocket",
     seed: Annotated[int, typer.Option(min=0, help="Of lines without a seed of their own.")] = 0,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a reply.")] = 128,
-    temperature: Annotated[float, typer.Option(min=0.0, help="Of the text; 0 = greedy.")] = 0.0,
-    top_k: Annotated[int, typer.Option(min=0, help="Draw among this many best; 0 = all.")] = 0,
-    top_p: Annotated[float, typer.Option(help="Draw among the best that reach this share.")] = 1.0,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="Guidance scale; 1 = none.")] = None,
-    scheduler: Annotated[
-        str | None, typer.Option(help="native, ddim, dpmpp_2m, euler, pndm, unipc or lcm.")
-    ] = None,
-    preset: Annotated[str | None, typer.Option(help="reference or fast.")] = None,
-    negative: Annotated[str | None, typer.Option(help="Words to steer media away from.")] = None,
-    condition: Annotated[
-        str, typer.Option(help="What decoders are told: signal (states) or caption (words).")
-    ] = "signal",
+    max_new_tokens: MaxNewTokens = 128,
+    temperature: Temperature = 0.0,
+    top_k: TopK = 0,
+    top_p: TopP = 1.0,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    scheduler: Scheduler = None,
+    preset: Preset = None,
+    negative: Negative = None,
+    condition: ConditionBy = "signal",
     device: Device = "auto",
     dtype: Dtype = None,
     threads: Threads = 2,
@@ -114,9 +129,7 @@ def convert(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check, plan and estimate; write nothing.")
     ] = False,
-    no_metadata: Annotated[
-        bool, typer.Option("--no-metadata", help="Leave the record out of the files.")
-    ] = False,
+    no_metadata: NoMetadata = False,
     dry_seconds: Annotated[float, typer.Option(hidden=True)] = 0.0,
     as_json: AsJson = False,
 ) -> int:
@@ -134,14 +147,7 @@ def convert(
       anyany convert batch.jsonl --format openai -o out/
       anyany convert table.csv --prompt "draw {title}" --to image -o out/ --dry-run
     """
-    overrides = _given(
-        num_inference_steps=steps,
-        guidance_scale=guidance,
-        scheduler=scheduler,
-        settings=preset,
-        negative=negative,
-    )
-    check_overrides(overrides)
+    overrides = denoising(steps, guidance, scheduler, preset, negative)
     sampling: dict[str, Any] = {
         "max_new_tokens": max_new_tokens,
         "temperature": temperature,
@@ -188,7 +194,7 @@ def convert(
                 dry_seconds,
             ),
             common={**sampling, "overrides": overrides},
-            lines=_given(
+            lines=given(
                 outputs=list(manifest.outputs) if manifest.outputs else None,
                 prompt=prompt,
                 columns=[id_column, image_column, video_column, audio_column]
@@ -318,10 +324,6 @@ def _factory(
         sampling,
         overrides,
     )
-
-
-def _given(**values: Any) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def _shard(text: str | None) -> tuple[int, int] | None:

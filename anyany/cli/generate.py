@@ -13,15 +13,32 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
-from anyany.cli.options import AsJson, Device, Dtype, Model, Threads, Weights
+from anyany.cli.options import (
+    AsJson,
+    ConditionBy,
+    Device,
+    Dtype,
+    Guidance,
+    MaxNewTokens,
+    Model,
+    Negative,
+    NoMetadata,
+    Preset,
+    Scheduler,
+    Steps,
+    Temperature,
+    Threads,
+    TopK,
+    TopP,
+    Weights,
+    denoising,
+    parse_outputs,
+)
 from anyany.cli.terminal import ProgressBar, notes
 from anyany.errors import MediaError, PromptError, ResourceError, UsageError
 from anyany.messages import (
-    MEDIA_MODALITIES,
-    MODALITIES,
     AudioPart,
     ImagePart,
-    Modality,
     Part,
     Reply,
     TextPart,
@@ -82,27 +99,21 @@ def generate(
     audio: Annotated[_Files, typer.Option(metavar="FILE", help="Before the text; repeat.")] = None,
     model: Model = "pocket",
     seed: Annotated[int | None, typer.Option(help="Decides every byte; drawn if left out.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Most tokens of the reply.")] = 128,
-    temperature: Annotated[float, typer.Option(help="Of the text; 0 = greedy.")] = 0.0,
-    top_k: Annotated[int, typer.Option(help="Draw among this many best; 0 = all.")] = 0,
-    top_p: Annotated[float, typer.Option(help="Draw among the best that reach this share.")] = 1.0,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="Guidance scale; 1 = none.")] = None,
-    scheduler: Annotated[
-        str | None, typer.Option(help="native, ddim, dpmpp_2m, euler, pndm, unipc or lcm.")
-    ] = None,
-    preset: Annotated[str | None, typer.Option(help="reference or fast.")] = None,
-    negative: Annotated[str | None, typer.Option(help="Words to steer media away from.")] = None,
-    condition: Annotated[
-        str, typer.Option(help="What decoders are told: signal (states) or caption (words).")
-    ] = "signal",
+    max_new_tokens: MaxNewTokens = 128,
+    temperature: Temperature = 0.0,
+    top_k: TopK = 0,
+    top_p: TopP = 1.0,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    scheduler: Scheduler = None,
+    preset: Preset = None,
+    negative: Negative = None,
+    condition: ConditionBy = "signal",
     device: Device = "auto",
     dtype: Dtype = None,
     threads: Threads = 2,
     weights: Weights = None,
-    no_metadata: Annotated[
-        bool, typer.Option("--no-metadata", help="Leave the record out of the files.")
-    ] = False,
+    no_metadata: NoMetadata = False,
     as_json: AsJson = False,
     stream: Annotated[bool, typer.Option("--stream", help="Print text as it comes.")] = False,
 ) -> None:
@@ -122,19 +133,11 @@ def generate(
     if as_json and stream:
         raise UsageError("expected --json or --stream, got both: leave one out")
     outputs = parse_outputs(to)
-    given = {
-        "num_inference_steps": steps,
-        "guidance_scale": guidance,
-        "scheduler": scheduler,
-        "settings": preset,
-        "negative": negative,
-    }
-    overrides = {name: value for name, value in given.items() if value is not None}
+    overrides = denoising(steps, guidance, scheduler, preset, negative)
     if overrides and outputs == {"text"}:
         raise UsageError("--steps and its like are for media, and --to text asks for none")
     parts = read_prompt(items or [], image=image, video=video, audio=audio)
     check_folder(out or DEFAULT_FOLDER)
-    check_overrides(overrides)
     from anyany.cli.loading import load_system
 
     system = load_system(model, device=device, dtype=dtype, threads=threads, weights=weights)
@@ -148,23 +151,6 @@ def generate(
         **(dict.fromkeys(media, overrides) if overrides else {}),
     }
     _answer(system, parts, run, Output(out, not no_metadata, as_json, stream))
-
-
-def parse_outputs(text: str | None) -> set[Modality] | None:
-    """Read the list of --to.
-
-    Raises:
-        UsageError: something in it is no modality.
-    """
-    if text is None:
-        return None
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    known = {str(modality): modality for modality in MODALITIES}
-    strange = next((name for name in names if name not in known), None)
-    if strange is not None or not names:
-        got = repr(strange) if strange is not None else "nothing"
-        raise UsageError(f"--to: expected a list of {', '.join(MODALITIES)}; got {got}")
-    return {known[name] for name in names}
 
 
 def read_prompt(
@@ -204,18 +190,6 @@ def check_folder(folder: Path) -> None:
         raise UsageError(f"--out: expected a folder, got the file {there.name!r}")
     if not os.access(there, os.W_OK):
         raise UsageError(f"--out: expected a folder that can be written to, got {folder.name!r}")
-
-
-def check_overrides(overrides: dict[str, Any]) -> None:
-    """Refuse values that no decoder takes, before a model is loaded.
-
-    Raises:
-        UsageError: a value is out of range.
-    """
-    if overrides:
-        from anyany.overrides import resolve_overrides
-
-        resolve_overrides({"image": overrides}, MEDIA_MODALITIES, None)
 
 
 def _read_item(item: str) -> Part:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from anyany.batch import Function
+from anyany.batch import Factory, Function
 from anyany.batch.items import Task
 from anyany.batch.names import read_below
 from anyany.errors import AnyAnyError, MediaError, ResourceError
@@ -66,8 +66,9 @@ class PaintFunction:
                     raise MediaError("corrupt", f"{place['path']}: the file is damaged")
         return task
 
-    def answer(self, prepared: Sequence[Any]) -> Iterable[Reply | AnyAnyError]:
-        return [self._one(task) for task in prepared]
+    def answer(self, prepared: Sequence[Any]) -> Iterator[Reply | AnyAnyError]:
+        for task in prepared:
+            yield self._one(task)
 
     def _one(self, task: Task) -> Reply | AnyAnyError:
         words = [p["text"] for p in task.item.turns[-1]["content"] if p["type"] == "text"]
@@ -95,6 +96,42 @@ class PaintFunction:
         folder = Path(self.factory.notes)
         (folder / f"{task.item.id}.{time.monotonic_ns()}.{os.getpid()}").touch()
         return len(list(folder.glob(f"{task.item.id}.*")))
+
+
+@dataclass(frozen=True)
+class NotedFactory:
+    """Another factory's function, which leaves a file for every answer.
+
+    Args:
+        factory: the other.
+        notes: a folder.
+    """
+
+    factory: Factory
+    notes: str
+
+    def __call__(self) -> Function:
+        return NotedFunction(self.factory(), Path(self.notes))
+
+
+class NotedFunction:
+    """See NotedFactory."""
+
+    def __init__(self, function: Function, notes: Path) -> None:
+        self.function = function
+        self.notes = notes
+
+    def describe(self) -> dict[str, Any]:
+        return self.function.describe()
+
+    def prepare(self, task: Task) -> Any:
+        return task, self.function.prepare(task)
+
+    def answer(self, prepared: Sequence[Any]) -> Iterator[Reply | AnyAnyError]:
+        answers = self.function.answer([one for _, one in prepared])
+        for (task, _), answer in zip(prepared, answers, strict=True):
+            (self.notes / f"{task.item.id}.{time.monotonic_ns()}.{os.getpid()}").touch()
+            yield answer
 
 
 def tries(notes: Path) -> dict[str, int]:

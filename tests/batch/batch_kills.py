@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 RUNNER: Final = Path(__file__).with_name("batch_runner.py")
+PIPE_BYTES: Final = 2**20  # a run that is watched by its ledger must not wait for a reader
 ROOT: Final = Path(__file__).resolve().parents[2]
 
 
@@ -43,6 +44,7 @@ def started(**given: Any) -> Iterator[subprocess.Popen[str]]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        pipesize=PIPE_BYTES,
         env=environment,
         start_new_session=True,
     ) as process:
@@ -99,7 +101,31 @@ def kill_and_resume(
 
 def children(pid: int) -> list[int]:
     """The worker processes of a run, as Linux tells them."""
-    found = []
+    found = _processes()
+    return [
+        own for own, (parent, words) in found.items() if parent == pid and b"spawn_main" in words
+    ]
+
+
+def actors(pid: int) -> list[int]:
+    """The processes of a run's own Ray cluster that run its function."""
+    found = _processes()
+
+    def descends(own: int) -> bool:
+        while own in found and own != pid:
+            own = found[own][0]
+        return own == pid
+
+    return [
+        own
+        for own, (_, words) in found.items()
+        if words.startswith(b"ray::") and b"RayWorker" in words and descends(own)
+    ]
+
+
+def _processes() -> dict[int, tuple[int, bytes]]:
+    """Every process's parent and command line."""
+    found = {}
     for entry in os.listdir("/proc"):
         if entry.isdecimal():
             try:
@@ -107,8 +133,7 @@ def children(pid: int) -> list[int]:
                 words = Path(f"/proc/{entry}/cmdline").read_bytes()
             except OSError:
                 continue
-            if int(status.rpartition(")")[2].split()[1]) == pid and b"spawn_main" in words:
-                found.append(int(entry))
+            found[int(entry)] = (int(status.rpartition(")")[2].split()[1]), words)
     return found
 
 

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from batch_faults import PaintFactory
+from batch_faults import NotedFactory, PaintFactory
 
 from anyany.batch import Factory, Run, RunOptions, SystemFactory, open_manifest
 from anyany.errors import AnyAnyError
@@ -29,10 +29,12 @@ def main(text: str) -> int:
             "pocket",
             str(path.parent),
             "cpu",
-            threads=1,
+            threads=given.get("threads", 1),
             common={"max_new_tokens": 24},
             overrides={"num_inference_steps": 2},
         )
+        if "notes" in given:
+            factory = NotedFactory(factory, given["notes"])
 
     def tell(event: dict[str, Any]) -> None:
         print(json.dumps(event), file=sys.__stdout__, flush=True)

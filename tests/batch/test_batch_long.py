@@ -12,8 +12,8 @@ import pytest
 
 SCRIPT: Final = Path(__file__).resolve().parents[2] / "benchmarks" / "reliability.py"
 NAMES: Final = (
-    *("driver_kills", "interrupts", "worker_kills", "ray_kills", "corrupt", "full_disk"),
-    *("cut_ledger", "scale", "throughput", "shards", "estimates"),
+    *("driver_kills", "interrupts", "worker_kills", "ray_kills", "same_bytes"),
+    *("corrupt", "full_disk", "cut_ledger", "scale", "throughput", "shards", "estimates"),
 )
 
 

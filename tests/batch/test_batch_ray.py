@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from batch_faults import PaintFactory, lines, numbered, tree, tries, write_manifest
-from batch_kills import started
+from batch_kills import actors, started
 
 from anyany.batch import Run, RunOptions, Store, open_manifest
 from anyany.batch.inspect import verify
@@ -98,20 +98,6 @@ def test_outcomes_travel_as_text() -> None:
     outcome = Outcome(task(0, "ü"), "failed", error={"code": "c", "type": "t", "message": "m"})
     assert outcome_from_json(outcome_to_json(outcome)) == outcome
     assert isinstance(outcome_from_json('{"fatal": ["ResourceError", "x"]}'), AnyAnyError)
-
-
-def actors(pid: int) -> list[int]:
-    """The processes of a driver's cluster that run our function."""
-    found = []
-    for entry in os.listdir("/proc"):
-        if entry.isdecimal():
-            try:
-                words = Path(f"/proc/{entry}/cmdline").read_bytes()
-            except OSError:
-                continue
-            if words.startswith(b"ray::") and b"RayWorker" in words:
-                found.append(int(entry))
-    return found
 
 
 @pytest.mark.timeout(600)

@@ -5,18 +5,28 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any, Final
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from repo_tree import PACKAGE, ROOT, code_blocks, project_files, pyproject
 
+from anyany.batch import DryFactory
 from anyany.cli import main
 from anyany.cli.verbs import available
 from anyany.decoders.config import DecoderPresets, DecoderSettings
 
-PAGES: Final = ("README.md", "CONTRIBUTING.md", "docs/systems.md", "docs/media.md")
-RUN: Final = ("generate", "repro", "doctor", "models")  # verbs that are quick enough to be run
+PAGES: Final = (
+    *("README.md", "CONTRIBUTING.md", "docs/systems.md", "docs/media.md"),
+    *("docs/cli.md", "docs/convert.md", "docs/reliability.md"),
+)
+RUN: Final = (  # verbs that are quick enough to be run
+    *("generate", "repro", "doctor", "models"),
+    *("convert", "status", "verify", "report", "clean"),
+)
 TEST_COMMAND: Final = "python -m pytest"
 
 
@@ -41,6 +51,22 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def batches(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the pages convert, and a function that answers without a model."""
+    (quick / "photos").mkdir()
+    shutil.copy(ROOT / "samples" / "images" / "bell.png", quick / "photos")
+    row = {"title": "a bell", "path": "photos/bell.png"}
+    body = {"messages": [{"role": "user", "content": "hello"}]}
+    line = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    (quick / "requests.jsonl").write_text(json.dumps({"id": "r1", "text": "hello"}) + "\n")
+    (quick / "batch.jsonl").write_text(json.dumps(line) + "\n")
+    (quick / "table.csv").write_text("title,path\n" + ",".join(row.values()) + "\n")
+    pq.write_table(pa.Table.from_pylist([row]), quick / "table.parquet")
+    monkeypatch.setattr("anyany.cli.convert._factory", lambda *_: DryFactory())
+
+
+@pytest.mark.usefixtures("batches")
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_run(page: str, quick: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for command in commands(page):
@@ -80,6 +106,10 @@ def _check_other(command: list[str]) -> None:
     elif command[0] == "python" and command[1].endswith(".py"):
         source = (ROOT / command[1]).read_text(encoding="utf-8")
         assert all(f'"{word}"' in source for word in command[2:] if word.startswith("--"))
+    elif text.startswith(f"{TEST_COMMAND} "):
+        folders = [word for word in command[3:] if "/" in word]
+        assert folders
+        assert all((ROOT / folder).exists() for folder in folders), text
     else:
         known = {TEST_COMMAND, ".ci/run", "python3 -m venv .venv", ". .venv/bin/activate"}
         assert text in known, text

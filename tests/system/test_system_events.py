@@ -5,6 +5,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from system_fixtures import pocket  # noqa: F401
 
 from anyany import AnyToAny, Reply, TextPart
@@ -103,3 +104,32 @@ def test_stopping_one_request_leaves_its_neighbours_alone(pocket: AnyToAny) -> N
     assert isinstance(other, Reply)
     assert stopped.finish_reason == "cancelled"
     assert other.token_ids == pocket.generate("hello", **common).token_ids
+
+
+def test_a_reply_leaves_when_its_last_part_is_made(pocket: AnyToAny) -> None:
+    """Others of its batch are still to be drawn then; replies come in the requests' order."""
+    order: list[object] = []
+    common: Any = {"seed": 7, "max_new_tokens": 24, "num_inference_steps": 1}
+
+    def request(word: str) -> dict[str, Any]:
+        def on_event(event: Event) -> None:
+            if isinstance(event, PartReady):
+                order.append(word)
+
+        return {"prompt": word, "outputs": {"text", "image"}, "on_event": on_event}
+
+    words = ("a red bell", "a blue drum", "a green bird", "a small bee")
+    replies = []
+    for number, reply in enumerate(pocket.generate_batch(map(request, words), **common)):
+        assert torch.is_grad_enabled()
+        order.append(number)
+        replies.append(reply)
+
+    assert [entry for entry in order if isinstance(entry, int)] == [0, 1, 2, 3]
+    assert {entry for entry in order if isinstance(entry, str)} == set(words)
+    assert isinstance(order[-1], int)
+    assert order.index(0) < max(order.index(word) for word in words)
+    alone = pocket.generate(words[2], outputs={"text", "image"}, **common)
+    assert isinstance(replies[2], Reply)
+    assert replies[2].token_ids == alone.token_ids
+    assert replies[2].images[0].image.tobytes() == alone.images[0].image.tobytes()

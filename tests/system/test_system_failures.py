@@ -10,9 +10,10 @@ import torch
 from system_fixtures import pocket  # noqa: F401
 
 from anyany import AnyToAny, Reply
+from anyany.decoders import Condition
 from anyany.errors import AnyAnyError, InternalError, ResourceError
 from anyany.language import TextDelta
-from anyany.requests import Event, PartReady
+from anyany.requests import EngineSettings, Event, PartReady
 
 
 def answers(
@@ -64,3 +65,34 @@ def test_memory_that_runs_out_in_one_request_leaves_the_others(pocket: AnyToAny)
     assert isinstance(third, Reply)
     assert isinstance(second, ResourceError)
     assert str(second).startswith("out of memory in language: shorten the request")
+
+
+def test_where_neighbours_may_matter_a_call_that_is_too_large_is_halved(
+    pocket: AnyToAny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    decoder = pocket.decoders["image"]
+    original = decoder.decode_batch
+
+    def small(condition: Condition, generators: Any, **run: Any) -> torch.Tensor:
+        sizes.append(len(generators))
+        if len(generators) > 2:
+            raise torch.OutOfMemoryError("address 0x7f")
+        made: torch.Tensor = original(condition, generators, **run)
+        return made
+
+    monkeypatch.setattr(decoder, "decode_batch", small)
+    monkeypatch.setattr(pocket, "settings", EngineSettings(batch_invariant=False))
+    common: Any = {"outputs": {"image"}, "seed": 7, "num_inference_steps": 1}
+    replies = list(pocket.generate_batch(["a bell", "a drum", "a bird"], **common))
+
+    assert sizes == [3, 1, 2]
+    assert all(isinstance(reply, Reply) and reply.images for reply in replies)
+
+    sizes.clear()
+    monkeypatch.setattr(pocket, "settings", EngineSettings(micro_batch=3))
+    answers = list(pocket.generate_batch(["a bell", "a drum", "a bird"], errors="return", **common))
+
+    assert sizes == [3]
+    assert all(isinstance(answer, ResourceError) for answer in answers)
+    assert "lower rows or micro_batch" in str(answers[0])
