@@ -1,4 +1,4 @@
-"""`anyany pocket build`: train the pocket system from nothing."""
+"""`anyany pocket build` and `gallery`: train the pocket system from nothing; show what it makes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from anyany.cli.options import Device, Dtype, Model, Threads
+
+README = Path("README.md")
 
 
 def build(
@@ -54,3 +58,33 @@ def build(
     typer.echo(f"built {system}")
     if pack is not None:
         typer.echo(f"packed {recipe.pack(system, pack)}")
+
+
+def gallery(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where the sheets go.")
+    ] = Path("docs/gallery"),
+    model: Model = "pocket",
+    seed: Annotated[int, typer.Option(min=0, help="Of the list of prompts and the media.")] = 0,
+    number: Annotated[int, typer.Option("--n", min=1, help="Prompts of each modality.")] = 12,
+    update_readme: Annotated[
+        bool, typer.Option("--update-readme", help="Write the gallery into ./README.md.")
+    ] = False,
+    device: Device = "auto",
+    dtype: Dtype = None,
+    threads: Threads = 2,
+) -> None:
+    """Make media of the first held-out prompts of a seeded list; write a sheet a modality.
+
+    Prints the lines for a page: each sheet, each prompt, and what the checker found. Example:
+
+        anyany pocket gallery -o docs/gallery --update-readme
+    """
+    from anyany.cli.loading import load_system
+    from anyany.pocket import gallery as made
+
+    system = load_system(model, device=device, dtype=dtype, threads=threads)
+    sheets = made.make_gallery(system, output, seed=seed, number=number)
+    if update_readme:
+        made.update_page(README, sheets, seed=seed)
+    typer.echo(made.gallery_markdown(sheets, beside=Path(), seed=seed))

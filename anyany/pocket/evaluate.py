@@ -1,8 +1,9 @@
-"""`anyany evaluate`: how often the pocket system draws, describes and edits what it was asked for.
+"""`anyany evaluate`: how often the pocket system makes, describes and turns what it was asked for.
 
-Every row meets held-out scenes (or seen ones) with fixed seeds and greedy text, and is judged by
-`pocket.check` and the captions' parser, which share nothing with the models. Rows that draw from
-the same captions start from the same noise, so that they can be compared case by case.
+Every row meets held-out scenes, clips and sounds (or seen ones) with fixed seeds and greedy text,
+and is judged by the checkers and the captions' parsers, which share nothing with the models. Rows
+that make media from the same captions start from the same noise, so that they can be compared case
+by case. A system without a modality lacks its rows.
 """
 
 from __future__ import annotations
@@ -16,18 +17,17 @@ from typing import Any, Final
 
 import torch
 
-from anyany.decoders.diffusion_decoder import latent_factor
-from anyany.decoders.image import sample_sides
 from anyany.errors import UsageError
 from anyany.pocket.evaluate_cases import SPLITS, Split
-from anyany.pocket.evaluate_rows import ROWS, Progress, Runner
+from anyany.pocket.evaluate_kinds import KINDS
+from anyany.pocket.evaluate_rows import ROWS, rows_for
+from anyany.pocket.evaluate_runner import Progress, Runner
 from anyany.pocket.evaluate_scores import Row, compare_difference, compare_ratio, summarize
-from anyany.pocket.render import IMAGE_SIZE
 from anyany.records import versions
 from anyany.system import AnyToAny
 
-FORMAT: Final = 1  # of the results
-MICRO_BATCH: Final = 16  # pictures a decoder call
+FORMAT: Final = 2  # of the results
+MICRO_BATCH: Final = 16  # media a decoder call
 MAX_ITEMS: Final = 100_000
 
 
@@ -36,18 +36,20 @@ class EvaluationConfig:
     """What is measured.
 
     Args:
-        num_items: of each row; the checker gets CHECKER_FACTOR times as many.
+        num_items: of each row; the checkers get CHECKER_FACTOR times as many.
+        num_video: of each row that makes clips, which take longest; None = as `num_items`.
         seed: of the cases and of their noise.
-        rows: names among ROWS, in any order.
-        split: "held-out" pairs, or "seen" ones, whose pictures training may have drawn.
-        strict: only says what the model is: one trained without the captions of held-out pairs.
-        micro_batch: pictures a decoder call.
+        rows: names among ROWS, in any order; none = all that the system has by default.
+        split: "held-out" combinations, or "seen" ones, whose media training may have shown.
+        strict: only says what the model is: one trained without the captions of held-out media.
+        micro_batch: media a decoder call.
 
     Raises:
         UsageError: a number or a name is off.
     """
 
     num_items: int = 500
+    num_video: int | None = None
     seed: int = 0
     rows: tuple[str, ...] = ()
     split: Split = "held-out"
@@ -55,8 +57,9 @@ class EvaluationConfig:
     micro_batch: int = MICRO_BATCH
 
     def __post_init__(self) -> None:
-        if not 1 <= self.num_items <= MAX_ITEMS:
-            raise UsageError(f"expected 1 to {MAX_ITEMS} items a row; got {self.num_items}")
+        for number in (self.num_items, self.num_video):
+            if number is not None and not 1 <= number <= MAX_ITEMS:
+                raise UsageError(f"expected 1 to {MAX_ITEMS} items a row; got {number}")
         if not 0 <= self.seed < 2**32:
             raise UsageError(f"expected a seed from 0 to 2**32 - 1; got {self.seed}")
         if self.split not in SPLITS:
@@ -74,7 +77,7 @@ class Evaluation:
 
     Args:
         results: plain values, as `results.json` holds them.
-        rows: with their items and pictures.
+        rows: with their items and media.
     """
 
     results: Mapping[str, Any]
@@ -90,69 +93,92 @@ def evaluate(
     """Measure a pocket system.
 
     Args:
-        model: any system with image input and an image decoder of 64 x 64 pixels.
+        model: any system that sees and makes media of the world's sizes.
         config: what is measured; all rows by default.
         progress: told after every batch.
 
     Raises:
-        UsageError: the system cannot see, or cannot draw, pictures of the world.
+        UsageError: the system cannot see, or cannot make, media of the world, or lacks what a named
+            row needs.
     """
     config = config or EvaluationConfig()
-    _check_system(model)
+    measurable = _measurable(model)
+    strange = [name for name in config.rows if name not in measurable]
+    if strange:
+        raise UsageError(
+            f"expected rows among {', '.join(measurable)}, as {model.config.name} has them; "
+            f"got {strange[0]!r}"
+        )
     runner = Runner(model, config, progress or _silent)
-    wanted = [name for name in ROWS if not config.rows or name in config.rows]
     rows: dict[str, Row] = {}
     with torch.no_grad():
-        for name in wanted:
-            began = time.perf_counter()
-            row = ROWS[name](runner)
-            rows[name] = replace(row, seconds=time.perf_counter() - began)
-    return Evaluation(_results(runner, rows), rows)
+        for name in measurable:
+            if name in config.rows or (not config.rows and ROWS[name].by_default):
+                began = time.perf_counter()
+                row = ROWS[name].run(runner, name)
+                rows[name] = replace(row, seconds=time.perf_counter() - began)
+    return Evaluation(_results(runner, rows, measurable), rows)
 
 
-def _results(runner: Runner, rows: Mapping[str, Row]) -> dict[str, Any]:
-    decoder, model = runner.decoder, runner.model
-    comparisons: dict[str, Any] = {}
-    for name, base in (("chain", "direct"), ("caption", "direct"), ("chain", "caption")):
-        if name in rows and base in rows:
-            comparisons[f"{name} / {base}"] = compare_ratio(rows[name].items, rows[base].items)
-    if "direct" in rows and "reference" in rows:
-        comparisons["direct - reference"] = compare_difference(
-            rows["direct"].items, rows["reference"].items
-        )
+def _results(runner: Runner, rows: Mapping[str, Row], measurable: list[str]) -> dict[str, Any]:
+    model = runner.model
+    decoders = {name: model.decoders[name] for name in KINDS if name in model.decoders}
     return {
         "format": FORMAT,
         "model": {"name": model.config.name, "sha256": model.model_sha256},
         "config": {**asdict(runner.config), "rows": list(rows)},
-        "presets": asdict(decoder.presets),
+        "measurable": measurable,
+        "presets": {name: asdict(decoder.presets) for name, decoder in decoders.items()},
         "engine": {
             "batch_invariant": False,
             "micro_batch": runner.config.micro_batch,
             "threads": torch.get_num_threads(),
             "device": model.device.type,
-            "dtype": str(decoder.dtype).removeprefix("torch."),
+            "dtype": str(next(iter(decoders.values())).dtype).removeprefix("torch."),
         },
         "machine": {"platform": platform.platform(), "cpus": os.cpu_count()},
         "versions": dict(versions()),
         "rows": {name: summarize(row) for name, row in rows.items()},
-        "comparisons": comparisons,
+        "comparisons": _comparisons(rows),
     }
 
 
-def _check_system(model: AnyToAny) -> None:
-    if "image" not in model.decoders or "image" not in model.bridge.modalities:
-        raise UsageError(
-            "expected a system that sees and draws pictures of the pocket world; "
-            f"{model.config.name} takes {', '.join(model.bridge.modalities) or 'no media'} and "
-            f"makes {', '.join(model.decoders) or 'no media'}"
+def _comparisons(rows: Mapping[str, Row]) -> dict[str, Any]:
+    """Rows of the same cases and the same noise, side by side."""
+    found: dict[str, Any] = {}
+    for kind in KINDS.values():
+        chain, caption, direct, reference = map(
+            kind.row, ("chain", "caption", "direct", "reference")
         )
-    decoder = model.decoders["image"]
-    side = sample_sides(decoder.unet)[0] * latent_factor(decoder.vae)
-    if side != IMAGE_SIZE:
+        for name, base in ((chain, direct), (caption, direct), (chain, caption)):
+            if name in rows and base in rows:
+                found[f"{name} / {base}"] = compare_ratio(rows[name].items, rows[base].items)
+        if direct in rows and reference in rows:
+            found[f"{direct} - {reference}"] = compare_difference(
+                rows[direct].items, rows[reference].items
+            )
+    return found
+
+
+def _measurable(model: AnyToAny) -> list[str]:
+    """The rows that a system has, if its media are of the world's sizes."""
+    sees = [name for name in KINDS if name in model.bridge.modalities]
+    makes = [name for name in KINDS if name in model.decoders]
+    if not set(sees) & set(makes):
         raise UsageError(
-            f"expected a system that draws {IMAGE_SIZE} x {IMAGE_SIZE} pixels, as the pocket world "
-            f"is; {model.config.name} draws {side} x {side}"
+            "expected a system that sees and makes media of the pocket world; "
+            f"{model.config.name} takes {', '.join(sees) or 'no media'} and "
+            f"makes {', '.join(makes) or 'no media'}"
         )
+    for name in makes:
+        kind = KINDS[name]
+        made = kind.made_size(model.decoders[kind.modality])
+        if made != kind.size:
+            raise UsageError(
+                f"expected a system that makes {kind.size}, as the pocket world is; "
+                f"{model.config.name} makes {made}"
+            )
+    return rows_for(sees, makes)
 
 
 def _silent(row: str, done: int, total: int) -> None:

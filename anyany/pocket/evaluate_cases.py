@@ -1,7 +1,8 @@
-"""What an evaluation asks: scenes balanced over their pairs, captions, questions and edits.
+"""What an evaluation asks: subjects balanced over their combinations, captions, questions, edits.
 
 All of it follows from the seed alone, so two systems (or two ways through one) meet the very same
-cases. The world's rule decides what is held out: a picture by its (thing, color) pair.
+cases. The world's rules decide what is held out: a picture by its (thing, color) pair, a clip by
+that or by (thing, motion), a sound by (thing, count, pitch).
 """
 
 from __future__ import annotations
@@ -9,156 +10,172 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
-from PIL import Image
-
-from anyany.pocket.captions import canonical_caption, caption
-from anyany.pocket.dialogues import ASK_WHAT, edit_request
-from anyany.pocket.render import Jitter, render_image
-from anyany.pocket.world import ATTRIBUTES, Scene, all_scenes
+from anyany.pocket.clips import Clip
+from anyany.pocket.dialogues import edit_request
+from anyany.pocket.evaluate_kinds import (
+    KINDS,
+    Combination,
+    Kind,
+    Medium,
+    combination_of,
+    kind_of,
+)
+from anyany.pocket.media_dialogues import TO_CLIP, TO_CLIP_SIZE, TO_PICTURE, TO_SOUND
+from anyany.pocket.world import ATTRIBUTES, MOTIONS, Described
 
 Split: TypeAlias = Literal["held-out", "seen"]
 SPLITS: Final[tuple[Split, ...]] = ("held-out", "seen")
 _HELD_OUT: Final[dict[Split | None, bool | None]] = {"held-out": True, "seen": False, None: None}
 _SEED_STRIDE: Final = 1_000_003  # between the noise of runs with neighbouring seeds
-
-
-@dataclass(frozen=True)
-class DrawCase:
-    """A picture to be drawn from words.
-
-    Args:
-        scene: what it should show.
-        caption: the words, all five attributes said.
-        style: "canonical", or "varied" by synonyms, order and terseness.
-        seed: of the noise.
-    """
-
-    scene: Scene
-    caption: str
-    style: str
-    seed: int
+_SHOWN_FIRST: Final = 0.7  # so often the medium stands before the words
 
 
 @dataclass(frozen=True, eq=False)
-class DescribeCase:
-    """A picture to be described.
+class Case:
+    """One thing that is asked of a system.
 
     Args:
-        scene: what it shows.
-        picture: it.
-        question: asks for a description.
-        picture_first: whether it stands before the question.
-    """
-
-    scene: Scene
-    picture: Image.Image
-    question: str
-    picture_first: bool
-
-
-@dataclass(frozen=True, eq=False)
-class EditCase:
-    """A picture to be changed in one attribute.
-
-    Args:
-        source: what the shown picture shows; its pair is of the split.
-        target: what the new picture should show; any scene one attribute away.
-        attribute: that changes.
-        picture: the shown picture.
-        request: asks for the change.
-        picture_first: whether the picture stands before the request.
+        source: what the case was drawn for, of the split; what a shown medium shows.
+        target: what a made medium should show or sound like, or what a text should say.
+        words: a caption, a question or a request.
+        group: a further division: the caption's style, the edited attribute, the motion.
         seed: of the noise.
+        shown: a medium of the source that goes with the words, if any.
+        shown_first: whether it stands before them.
     """
 
-    source: Scene
-    target: Scene
-    attribute: str
-    picture: Image.Image
-    request: str
-    picture_first: bool
-    seed: int
+    source: Described
+    target: Described
+    words: str
+    group: str = ""
+    seed: int = 0
+    shown: Medium = None
+    shown_first: bool = False
+
+    @property
+    def combination(self) -> Combination:
+        """That of the source."""
+        return combination_of(self.source)
+
+    def prompt(self) -> list[object]:
+        """The words beside the shown medium, as a request takes them."""
+        if self.shown is None:
+            return [self.words]
+        part = kind_of(self.source).part(self.shown)
+        return [part, self.words] if self.shown_first else [self.words, part]
 
 
-def pair_of(scene: Scene) -> tuple[str, str]:
-    """(thing, color) of a full scene."""
-    assert scene.thing
-    assert scene.color
-    return scene.thing, scene.color
-
-
-def balanced_scenes(number: int, split: Split | None, rng: random.Random) -> Iterator[Scene]:
-    """Full scenes: the split's pairs in turn, the scenes of each in shuffled rounds.
+def balanced(kind: Kind, number: int, split: Split | None, rng: random.Random) -> Iterator[Any]:
+    """Full subjects: the split's combinations in turn, those of each in shuffled rounds.
 
     Args:
-        number: of scenes.
+        kind: of media.
+        number: of subjects.
         split: "held-out", "seen" or None for the whole world.
         rng: shuffles.
     """
-    scenes: dict[tuple[str, str], list[Scene]] = {}
-    for scene in all_scenes(held_out=_HELD_OUT[split]):
-        scenes.setdefault(pair_of(scene), []).append(scene)
-    decks: dict[tuple[str, str], list[Scene]] = {pair: [] for pair in scenes}
-    order = list(scenes)
+    subjects: dict[Combination, list[Any]] = {}
+    for subject in kind.subjects(held_out=_HELD_OUT[split]):
+        subjects.setdefault(kind.combination(subject), []).append(subject)
+    decks: dict[Combination, list[Any]] = {combination: [] for combination in subjects}
+    order = list(subjects)
     for index in range(number):
-        pair = order[index % len(order)]
-        decks[pair] = decks[pair] or rng.sample(scenes[pair], len(scenes[pair]))
-        yield decks[pair].pop()
+        own = order[index % len(order)]
+        decks[own] = decks[own] or rng.sample(subjects[own], len(subjects[own]))
+        yield decks[own].pop()
 
 
-def true_pictures(number: int, split: Split | None, seed: int) -> list[tuple[Scene, Image.Image]]:
-    """Rendered scenes, jittered as the training's are."""
-    rng = random.Random(f"evaluate:true:{seed}")
-    scenes = balanced_scenes(number, split, rng)
-    return [(scene, render_image(scene, Jitter.draw(rng))) for scene in scenes]
+def true_media(
+    kind: Kind, number: int, split: Split | None, seed: int
+) -> Iterator[tuple[Any, Medium]]:
+    """Rendered subjects, jittered as the training's are."""
+    rng = _stream(kind, "true", seed)
+    for subject in balanced(kind, number, split, rng):
+        yield subject, kind.render(subject, rng)
 
 
-def draw_cases(number: int, split: Split, seed: int) -> list[DrawCase]:
-    """Captions to draw from: half of every pair's canonical, half varied."""
-    rng = random.Random(f"evaluate:draw:{seed}")
+def draw_cases(kind: Kind, number: int, split: Split, seed: int) -> list[Case]:
+    """Captions to make media from: half of every combination's canonical, half varied."""
+    rng = _stream(kind, "draw", seed)
     cases = []
-    seen: dict[tuple[str, str], int] = {}
-    for index, scene in enumerate(balanced_scenes(number, split, rng)):
-        pair = pair_of(scene)
-        seen[pair] = seen.get(pair, 0) + 1
-        canonical = seen[pair] % 2 == 1
-        said = canonical_caption(scene) if canonical else caption(scene, rng)
+    seen: dict[Combination, int] = {}
+    for index, subject in enumerate(balanced(kind, number, split, rng)):
+        own = kind.combination(subject)
+        seen[own] = seen.get(own, 0) + 1
+        canonical = seen[own] % 2 == 1
+        said = kind.canonical(subject) if canonical else kind.caption(subject, rng)
         style = "canonical" if canonical else "varied"
-        cases.append(DrawCase(scene, said, style, noise_seed(seed, index)))
+        cases.append(Case(subject, subject, said, style, noise_seed(seed, index)))
     return cases
 
 
-def describe_cases(number: int, split: Split, seed: int) -> list[DescribeCase]:
-    """Pictures to describe, asked for in every way that the world knows."""
-    rng = random.Random(f"evaluate:describe:{seed}")
+def describe_cases(kind: Kind, number: int, split: Split, seed: int) -> list[Case]:
+    """Media to describe, asked for in every way that the world knows."""
+    rng = _stream(kind, "describe", seed)
     return [
-        DescribeCase(
-            scene, render_image(scene, Jitter.draw(rng)), rng.choice(ASK_WHAT), rng.random() < 0.7
+        Case(
+            subject,
+            subject,
+            shown=kind.render(subject, rng),
+            words=rng.choice(kind.questions),
+            shown_first=rng.random() < _SHOWN_FIRST,
         )
-        for scene in balanced_scenes(number, split, rng)
+        for subject in balanced(kind, number, split, rng)
     ]
 
 
-def edit_cases(number: int, split: Split, seed: int) -> list[EditCase]:
+def edit_cases(number: int, split: Split, seed: int) -> list[Case]:
     """Pictures to change: the five attributes in turn, each to any other of its values."""
-    rng = random.Random(f"evaluate:edit:{seed}")
+    kind = KINDS["image"]
+    rng = _stream(kind, "edit", seed)
     names = list(ATTRIBUTES)
-    num_pairs = len({pair_of(scene) for scene in all_scenes(held_out=_HELD_OUT[split])})
+    num_pairs = _num_combinations(kind, split)
     cases = []
-    for index, source in enumerate(balanced_scenes(number, split, rng)):
+    for index, source in enumerate(balanced(kind, number, split, rng)):
         attribute = names[(index + index // num_pairs) % len(names)]  # every pair meets all five
         before = getattr(source, attribute)
         value = rng.choice([other for other in ATTRIBUTES[attribute] if other != before])
         cases.append(
-            EditCase(
+            Case(
                 source,
                 source.changed(attribute, value),
-                attribute,
-                render_image(source, Jitter.draw(rng)),
-                edit_request(attribute, value, rng),
-                rng.random() < 0.7,
-                noise_seed(seed, index),
+                group=attribute,
+                shown=kind.render(source, rng),
+                words=edit_request(attribute, value, rng),
+                shown_first=rng.random() < _SHOWN_FIRST,
+                seed=noise_seed(seed, index),
+            )
+        )
+    return cases
+
+
+def turn_cases(shown: Kind, made: Kind, number: int, split: Split, seed: int) -> list[Case]:
+    """Media whose thing is asked for in another medium; for clips, in the six motions in turn.
+
+    Args:
+        shown: kind of the shown media, whose combinations are of the split.
+        made: kind of the wanted media.
+        number: of cases.
+        split: "held-out" or "seen".
+        seed: of the cases and their noise.
+    """
+    rng = random.Random(f"evaluate:{shown.modality}-to-{made.modality}:{seed}")
+    num_combinations = _num_combinations(shown, split)
+    cases = []
+    for index, source in enumerate(balanced(shown, number, split, rng)):
+        place = index // num_combinations + index % num_combinations
+        motion = MOTIONS[place % len(MOTIONS)] if made.modality == "video" else ""
+        cases.append(
+            Case(
+                source,
+                _turned(source, made, motion),
+                group=motion,
+                shown=shown.render(source, rng),
+                words=_turn_request(made, motion, rng),
+                shown_first=rng.random() < _SHOWN_FIRST,
+                seed=noise_seed(seed, index),
             )
         )
     return cases
@@ -167,3 +184,26 @@ def edit_cases(number: int, split: Split, seed: int) -> list[EditCase]:
 def noise_seed(seed: int, index: int) -> int:
     """The request seed of a case: every row gives the case of one number the same noise."""
     return seed * _SEED_STRIDE + index
+
+
+def _turned(source: Any, made: Kind, motion: str) -> Described:
+    """What is known of a thing in another medium: itself; in a clip its looks, too."""
+    if motion:
+        return Clip(source.thing, source.color, source.background, motion)
+    return made.subject(thing=source.thing)  # type: ignore[call-arg]
+
+
+def _turn_request(made: Kind, motion: str, rng: random.Random) -> str:
+    if motion:
+        return rng.choice(TO_CLIP_SIZE if motion.endswith("ing") else TO_CLIP).format(motion)
+    return rng.choice(TO_SOUND if made.modality == "audio" else TO_PICTURE)
+
+
+def _num_combinations(kind: Kind, split: Split) -> int:
+    return len({kind.combination(one) for one in kind.subjects(held_out=_HELD_OUT[split])})
+
+
+def _stream(kind: Kind, purpose: str, seed: int) -> random.Random:
+    """The chance of one row's cases: pictures' streams have the plain names."""
+    own = "" if kind.modality == "image" else f"{kind.modality}:"
+    return random.Random(f"evaluate:{purpose}:{own}{seed}")

@@ -1,291 +1,253 @@
 """The rows of an evaluation: each makes its items, by one way through the system, and judges them.
 
-A row takes a `Runner` (the system set up for throughput, the cases' settings, a teller of progress)
-and returns a `Row`; its time is taken by the caller.
+A row is written once for all kinds of media; `ROWS` names every row of every kind and says what a
+system must see and make for it. Its time is taken by the caller.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
 
-import numpy as np
-import numpy.typing as npt
-from PIL import Image
-
-from anyany.decoders import part_generator, to_pil
-from anyany.decoders.image import to_unit_range
-from anyany.language import DecodeSettings
-from anyany.pocket.captions import parse_caption
-from anyany.pocket.check import check_image
 from anyany.pocket.evaluate_cases import (
-    DrawCase,
-    Split,
+    Case,
     describe_cases,
-    draw_cases,
     edit_cases,
-    pair_of,
-    true_pictures,
+    true_media,
+    turn_cases,
 )
+from anyany.pocket.evaluate_kinds import KINDS, Kind, Medium
+from anyany.pocket.evaluate_runner import Runner, first_medium
 from anyany.pocket.evaluate_scores import Item, Row
-from anyany.pocket.image_vae import encode_latents, to_pixels
-from anyany.pocket.world import Scene
-from anyany.requests import ConditionSource, EngineSettings
-from anyany.system import AnyToAny
-
-if TYPE_CHECKING:
-    from anyany.messages import Reply
-    from anyany.pocket.evaluate import EvaluationConfig
+from anyany.requests import ConditionSource
 
 CHECKER_FACTOR: Final = 4  # true renders for each item of another row: 2,000 at 500
+KEPT_TRUE: Final = 24  # media of the checkers' rows that stay in memory, for the report
+_IMAGE, _VIDEO, _AUDIO = KINDS["image"], KINDS["video"], KINDS["audio"]
+_NUMBERS: Final = {3: "three", 4: "four", 5: "five"}
 
-Progress: TypeAlias = Callable[[str, int, int], None]  # (row, done, of)
 
+@dataclass(frozen=True)
+class RowSpec:
+    """A row that can be measured.
 
-class Runner:
-    """The system under evaluation, set up for throughput.
-
-    Bytes may depend on neighbours here (`batch_invariant=False`), which the results record.
+    Args:
+        title: for people.
+        run: makes the row: (runner, its name).
+        sees: modalities that the system must take.
+        makes: modalities that it must make.
+        meets: modalities of which one must be taken or made.
+        by_default: whether it is measured if no rows are named.
     """
 
-    def __init__(self, model: AnyToAny, config: EvaluationConfig, progress: Progress) -> None:
-        self.config = config
-        self.progress = progress
-        settings = EngineSettings(
-            language=DecodeSettings(rows=config.micro_batch, batch_invariant=False),
-            batch_invariant=False,
-            micro_batch=config.micro_batch,
-        )
-        self.model = AnyToAny(
-            model.config,
-            model.bridge,
-            model.decoders,
-            cast("Mapping[str, Any]", model.output_projectors),
-            settings=settings,
-            folder=model.folder,
-        )
-        self.decoder = model.decoders["image"]
+    title: str
+    run: Callable[[Runner, str], Row]
+    sees: Collection[str] = ()
+    makes: Collection[str] = ()
+    meets: Collection[str] = ()
+    by_default: bool = True
 
-    @property
-    def split(self) -> Split:
-        return self.config.split
-
-    def draw_cases(self) -> list[DrawCase]:
-        return draw_cases(self.config.num_items, self.split, self.config.seed)
-
-    def draw_direct(self, name: str, preset: str | None) -> list[Image.Image]:
-        """Pictures of the draw cases from the decoder's own text encoder."""
-        cases, size = self.draw_cases(), self.config.micro_batch
-        pictures: list[Image.Image] = []
-        for start in range(0, len(cases), size):
-            batch = cases[start : start + size]
-            pictures += to_pil(
-                self.decoder.decode_batch(
-                    self.decoder.encode_captions([case.caption for case in batch]),
-                    [part_generator(case.seed, "image", 0) for case in batch],
-                    batch_invariant=False,
-                    micro_batch=len(batch),
-                    settings=preset,
-                )
-            )
-            self.progress(name, len(pictures), len(cases))
-        return pictures
-
-    def answer(
-        self, name: str, requests: Sequence[Mapping[str, Any]], *, outputs: set[str]
-    ) -> list[Reply]:
-        """Replies of the whole system."""
-        replies: list[Reply] = []
-        for reply in self.model.generate_batch(requests, outputs=outputs):
-            replies.append(cast("Reply", reply))
-            self.progress(name, len(replies), len(requests))
-        return replies
+    def fits(self, sees: Collection[str], makes: Collection[str]) -> bool:
+        """Whether a system with these modalities can be measured so."""
+        met = not self.meets or bool({*sees, *makes} & {*self.meets})
+        return met and {*self.sees} <= {*sees} and {*self.makes} <= {*makes}
 
 
-def _checker(runner: Runner) -> Row:
+def _checker(kind: Kind, runner: Runner, name: str) -> Row:
     number = CHECKER_FACTOR * runner.config.num_items
     items = []
-    for done, (scene, picture) in enumerate(
-        true_pictures(number, None, runner.config.seed), start=1
-    ):
-        items.append(Item(scene, check_image(picture), pair_of(scene), made=picture))
+    shown = true_media(kind, number, None, runner.config.seed)
+    for done, (subject, medium) in enumerate(shown, start=1):
+        made = medium if done <= KEPT_TRUE else None
+        items.append(Item(subject, kind.check(medium), kind.combination(subject), made=made))
         if done % 100 == 0 or done == number:
-            runner.progress("checker", done, number)
-    return _row("checker", items, "rendered scenes of the whole world, held-out pairs included")
+            runner.progress(name, done, number)
+    note = f"true {kind.nouns} of the whole world, held-out combinations included"
+    return _row(name, items, note)
 
 
-def _vae(runner: Runner) -> Row:
-    shown = true_pictures(runner.config.num_items, runner.split, runner.config.seed)
-    vae, size = runner.decoder.vae, runner.config.micro_batch
+def _vae(kind: Kind, runner: Runner, name: str) -> Row:
+    number = runner.number(kind)
+    shown = list(true_media(kind, number, runner.split, runner.config.seed))
+    decoder, size = runner.decoder(kind), runner.config.micro_batch
     items: list[Item] = []
     for start in range(0, len(shown), size):
         batch = shown[start : start + size]
-        pixels = to_pixels([_array(picture) for _, picture in batch])
-        pixels = pixels.to(runner.decoder.device, runner.decoder.dtype)
-        restored = vae.decode(encode_latents(vae, pixels)).sample
-        made = to_pil(to_unit_range(restored))
+        made = kind.restore(decoder, [medium for _, medium in batch])
         items += [
-            Item(scene, check_image(after), pair_of(scene), shown=before, made=after)
-            for (scene, before), after in zip(batch, made, strict=True)
+            Item(subject, kind.check(after), kind.combination(subject), shown=before, made=after)
+            for (subject, before), after in zip(batch, made, strict=True)
         ]
-        runner.progress("vae", len(items), len(shown))
-    return _row(
-        "vae",
-        items,
-        "true pictures through encoder and decoder of the VAE: the ceiling of every row that draws",
-    )
+        runner.progress(name, len(items), len(shown))
+    note = f"true {kind.nouns} through {kind.round_trip}: the ceiling of every row that makes them"
+    return _row(name, items, note)
 
 
-def _direct(runner: Runner) -> Row:
-    pictures = runner.draw_direct("direct", None)
-    settings = runner.decoder.presets.get()
-    return _row("direct", _drawn(runner, pictures), f"shipped preset: {_said(settings)}")
+def _direct(kind: Kind, runner: Runner, name: str, *, preset: str | None = None) -> Row:
+    made = runner.draw_direct(kind, name, preset)
+    settings = runner.decoder(kind).presets.get(preset)
+    cases = runner.draw_cases(kind)
+    items = [_judged(kind, case, medium) for case, medium in zip(cases, made, strict=True)]
+    note = f"{preset or 'shipped'} preset: {_said(settings)}"
+    return _row(name, items, note, _stricter(kind, items))
 
 
-def _reference(runner: Runner) -> Row:
-    pictures = runner.draw_direct("reference", "reference")
-    settings = runner.decoder.presets.get("reference")
-    return _row("reference", _drawn(runner, pictures), f"reference preset: {_said(settings)}")
-
-
-def _chain(runner: Runner) -> Row:
-    return _whole_chain(runner, "chain", "signal")
-
-
-def _caption(runner: Runner) -> Row:
-    return _whole_chain(runner, "caption", "caption")
-
-
-def _whole_chain(runner: Runner, name: str, condition: ConditionSource) -> Row:
-    cases = runner.draw_cases()
+def _chain(kind: Kind, runner: Runner, name: str, *, condition: ConditionSource) -> Row:
+    cases = runner.draw_cases(kind)
     requests = [
-        {"prompt": f"draw {case.caption}", "seed": case.seed, "condition": condition}
+        {"prompt": kind.request.format(case.words), "seed": case.seed, "condition": condition}
         for case in cases
     ]
-    replies = runner.answer(name, requests, outputs={"text", "image"})
-    drawn = _drawn(runner, [reply.images[0].image for reply in replies])
+    replies = runner.answer(name, requests, makes=kind)
     items = [
-        replace(item, prompt=str(request["prompt"]), reply=reply.text)
-        for item, request, reply in zip(drawn, requests, replies, strict=True)
+        _judged(
+            kind, case, first_medium(kind, reply), prompt=str(request["prompt"]), reply=reply.text
+        )
+        for case, request, reply in zip(cases, requests, replies, strict=True)
     ]
-    said = [_read(reply.text) == item.truth for reply, item in zip(replies, items, strict=True)]
+    said = [kind.read(item.reply) == item.truth for item in items]
+    all_of_them = _NUMBERS[len(kind.subject.ATTRIBUTES)]
+    extras = {
+        f"the reply's words say all {all_of_them}": _share(said),
+        **_stricter(kind, items),
+    }
     what = "the signal tokens' states" if condition == "signal" else "the reply's own words"
-    extras = {"the reply's words say all five": sum(said) / len(said)}
-    return _row(
-        name, items, f'"draw ..." through the whole system; the decoder is told {what}', extras
-    )
+    asked = kind.request.format("...")
+    note = f'"{asked}" through the whole system; the decoder is told {what}'
+    return _row(name, items, note, extras)
 
 
-def _describe(runner: Runner) -> Row:
-    cases = describe_cases(runner.config.num_items, runner.split, runner.config.seed)
-    requests = [
-        {"prompt": _prompt(case.picture, case.question, case.picture_first), "seed": 0}
-        for case in cases
-    ]
-    replies = runner.answer("describe", requests, outputs={"text"})
+def _describe(kind: Kind, runner: Runner, name: str) -> Row:
+    cases = describe_cases(kind, runner.config.num_items, runner.split, runner.config.seed)
+    replies = runner.answer(name, [{"prompt": case.prompt(), "seed": 0} for case in cases])
     items = [
         Item(
-            case.scene,
-            _read(reply.text),
-            pair_of(case.scene),
-            prompt=case.question,
+            case.target,
+            kind.read(reply.text),
+            case.combination,
+            prompt=case.words,
             reply=reply.text,
-            shown=case.picture,
+            shown=case.shown,
         )
         for case, reply in zip(cases, replies, strict=True)
     ]
-    return _row(
-        "describe",
-        items,
-        "a picture and a request to describe it; an unparsable reply is wrong in every attribute",
-    )
+    note = "a medium and a request to describe it; an unparsable reply is wrong in every attribute"
+    return _row(name, items, note)
 
 
-def _edit(runner: Runner) -> Row:
+def _edit(runner: Runner, name: str) -> Row:
     cases = edit_cases(runner.config.num_items, runner.split, runner.config.seed)
-    requests = [
-        {"prompt": _prompt(case.picture, case.request, case.picture_first), "seed": case.seed}
-        for case in cases
-    ]
-    replies = runner.answer("edit", requests, outputs={"text", "image"})
-    items = []
-    for case, reply in zip(cases, replies, strict=True):
-        made = reply.images[0].image
-        items.append(
-            Item(
-                case.target,
-                check_image(made),
-                pair_of(case.source),
-                group=case.attribute,
-                prompt=case.request,
-                reply=reply.text,
-                shown=case.picture,
-                made=made,
-            )
-        )
+    items = _answered(_IMAGE, runner, name, cases)
     kept = [all(flag for name, flag in item.right.items() if name != item.group) for item in items]
     extras = {
-        "the asked attribute changed": sum(item.right[item.group] for item in items) / len(items),
-        "the four others kept": sum(kept) / len(kept),
+        "the asked attribute changed": _share([item.right[item.group] for item in items]),
+        "the four others kept": _share(kept),
     }
-    return _row(
-        "edit",
-        items,
-        "the shown picture's pair is of the split, the target is any scene one attribute away",
-        extras,
+    note = "the shown picture's pair is of the split, the target is any scene one attribute away"
+    return _row(name, items, note, extras)
+
+
+def _turn(shown: Kind, made: Kind, runner: Runner, name: str) -> Row:
+    cases = turn_cases(shown, made, runner.number(made), runner.split, runner.config.seed)
+    items = _answered(made, runner, name, cases)
+    said = [made.read(item.reply).only(list(item.truth.said())) == item.truth for item in items]
+    extras = {"the reply's words say it": _share(said), **_stricter(made, items)}
+    note = "the shown medium's combination is of the split; what counts: " + ", ".join(
+        made.needed or items[0].truth.said()
+    )
+    return _row(name, items, note, extras)
+
+
+def _rows_of(kind: Kind) -> dict[str, RowSpec]:
+    modality, makes = kind.modality, (kind.modality,)
+    to = f"text → {modality}"
+    signal, caption = (partial(_chain, kind, condition=c) for c in ("signal", "caption"))
+    reference = partial(_direct, kind, preset="reference")
+    rows = {
+        "checker": RowSpec(f"checkers on true {kind.nouns}", partial(_checker, kind), meets=makes),
+        "vae": RowSpec(f"checkers after {kind.round_trip}", partial(_vae, kind), makes=makes),
+        "direct": RowSpec(
+            f"{to}, the decoder's own text encoder", partial(_direct, kind), makes=makes
+        ),
+        "reference": RowSpec(
+            f"{to}, likewise, reference preset",
+            reference,
+            makes=makes,
+            by_default=modality == "image",
+        ),
+        "chain": RowSpec(f"{to}, whole chain", signal, makes=makes),
+        "caption": RowSpec(f"{to}, whole chain, told the caption", caption, makes=makes),
+        "describe": RowSpec(f"{modality} → text", partial(_describe, kind), sees=makes),
+    }
+    return {kind.row(name): spec for name, spec in rows.items()}
+
+
+def _between(shown: Kind, made: Kind, title: str) -> RowSpec:
+    return RowSpec(
+        title, partial(_turn, shown, made), sees=(shown.modality,), makes=(made.modality,)
     )
 
 
-ROWS: Final[dict[str, Callable[[Runner], Row]]] = {
-    "checker": _checker,
-    "vae": _vae,
-    "direct": _direct,
-    "reference": _reference,
-    "chain": _chain,
-    "caption": _caption,
-    "describe": _describe,
-    "edit": _edit,
+ROWS: Final[dict[str, RowSpec]] = {
+    **_rows_of(_IMAGE),
+    "edit": RowSpec("image + text → image", _edit, sees=("image",), makes=("image",)),
+    **_rows_of(_VIDEO),
+    **_rows_of(_AUDIO),
+    "image-to-audio": _between(_IMAGE, _AUDIO, "image → its sound"),
+    "video-to-audio": _between(_VIDEO, _AUDIO, "video → its sound"),
+    "audio-to-image": _between(_AUDIO, _IMAGE, "sound → its picture"),
+    "image-to-video": _between(_IMAGE, _VIDEO, 'image + "make it move left" → video'),
 }
-TITLES: Final = {
-    "checker": "checkers on true renders",
-    "vae": "checkers after the VAE round trip",
-    "direct": "text → image, the decoder's own text encoder",
-    "reference": "text → image, likewise, reference preset",
-    "chain": "text → image, whole chain",
-    "caption": "text → image, whole chain, told the caption",
-    "describe": "image → text",
-    "edit": "image + text → image",
-}
+
+
+def rows_for(sees: Collection[str], makes: Collection[str]) -> list[str]:
+    """The rows in which a system of these modalities can be measured."""
+    return [name for name, spec in ROWS.items() if spec.fits(sees, makes)]
+
+
+def _answered(kind: Kind, runner: Runner, name: str, cases: Sequence[Case]) -> list[Item]:
+    """Cases answered by the whole system with a medium of a kind."""
+    requests = [{"prompt": case.prompt(), "seed": case.seed} for case in cases]
+    replies = runner.answer(name, requests, makes=kind)
+    return [
+        _judged(kind, case, first_medium(kind, reply), reply=reply.text)
+        for case, reply in zip(cases, replies, strict=True)
+    ]
+
+
+def _judged(kind: Kind, case: Case, made: Medium, *, prompt: str = "", reply: str = "") -> Item:
+    return Item(
+        case.target,
+        kind.check(made),
+        case.combination,
+        group=case.group,
+        prompt=prompt or case.words,
+        reply=reply,
+        shown=case.shown,
+        made=made,
+        needed=kind.needed,
+    )
 
 
 def _row(
     name: str, items: Sequence[Item], note: str, extras: Mapping[str, float] | None = None
 ) -> Row:
-    return Row(name, TITLES[name], tuple(items), 0.0, note, extras or {})
+    return Row(name, ROWS[name].title, tuple(items), 0.0, note, extras or {})
 
 
-def _drawn(runner: Runner, pictures: Sequence[Image.Image]) -> list[Item]:
-    return [
-        Item(
-            case.scene,
-            check_image(picture),
-            pair_of(case.scene),
-            group=case.style,
-            prompt=case.caption,
-            made=picture,
-        )
-        for case, picture in zip(runner.draw_cases(), pictures, strict=True)
-    ]
+def _stricter(kind: Kind, items: Sequence[Item]) -> dict[str, float]:
+    """Where not every attribute counts: the share of items that have all of them right."""
+    if not kind.needed:
+        return {}
+    others = [name for name in kind.subject.ATTRIBUTES if name not in kind.needed]
+    share = _share([all(item.right.values()) for item in items])
+    return {f"{' and '.join(others)} right, too": share}
 
 
-def _prompt(picture: Image.Image, text: str, picture_first: bool) -> list[object]:
-    return [picture, text] if picture_first else [text, picture]
-
-
-def _read(text: str) -> Scene:
-    """What a text says; nothing if it contradicts itself."""
-    return parse_caption(text) or Scene()
+def _share(flags: Sequence[bool]) -> float:
+    return sum(flags) / len(flags)
 
 
 def _said(settings: Any) -> str:
@@ -293,7 +255,3 @@ def _said(settings: Any) -> str:
         f"{settings.num_inference_steps} steps of {settings.scheduler}, "
         f"guidance {settings.guidance_scale:g}"
     )
-
-
-def _array(picture: Image.Image) -> npt.NDArray[np.uint8]:
-    return np.asarray(picture, dtype=np.uint8)

@@ -1,8 +1,9 @@
-"""What an evaluation counts: items judged per attribute and per (thing, color) pair.
+"""What an evaluation counts: items judged per attribute and per combination that is held out.
 
-Items of one pair share what is hard about it, so intervals come from a bootstrap over pairs: whole
-pairs are drawn again with replacement, and the share (or the ratio of two shares on the same items)
-is taken anew each time.
+A combination is a (thing, color) pair of pictures and clips, a (thing, motion) pair of clips, or a
+(thing, count, pitch) triple of sounds. Items of one share what is hard about it, so intervals come
+from a bootstrap over combinations: whole ones are drawn again with replacement, and the share (or
+the ratio of two shares on the same items) is taken anew each time.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from anyany.pocket.world import ATTRIBUTES, Scene
+from anyany.pocket.evaluate_kinds import Combination, Medium, combination_name
+from anyany.pocket.world import Described
 
 RESAMPLES: Final = 4000
 CONFIDENCE: Final = 0.95
@@ -26,27 +27,29 @@ Interval: TypeAlias = tuple[float, float]
 
 @dataclass(frozen=True, eq=False)
 class Item:
-    """One judged picture or text.
+    """One judged medium or text.
 
     Args:
-        truth: what it should show or say.
-        seen: what it shows or says; what cannot be told is None.
-        pair: (thing, color) of the scene that it was drawn for; for an edit, of its source.
+        truth: what it should show, sound like or say.
+        seen: what it does; what cannot be told is None.
+        pair: the combination that it was made for; for an edit, of its source.
         group: a further division of the row, such as the kind of caption.
         prompt: what was asked.
         reply: what was answered in words.
-        shown: the picture in the prompt.
-        made: the picture that was made.
+        shown: the medium in the prompt.
+        made: the medium that was made.
+        needed: attributes that must be right for the item to be; all of the truth if empty.
     """
 
-    truth: Scene
-    seen: Scene
-    pair: tuple[str, str]
+    truth: Described
+    seen: Described
+    pair: Combination
     group: str = ""
     prompt: str = ""
     reply: str = ""
-    shown: Image.Image | None = None
-    made: Image.Image | None = None
+    shown: Medium = None
+    made: Medium = None
+    needed: Sequence[str] = ()
 
     @property
     def right(self) -> dict[str, bool]:
@@ -55,14 +58,15 @@ class Item:
 
     @property
     def all_right(self) -> bool:
-        """Whether every attribute is right (and there is one)."""
+        """Whether every needed attribute is right (and there is one)."""
         right = self.right
-        return bool(right) and all(right.values())
+        needed = self.needed or right
+        return bool(right) and all(right[name] for name in needed)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, without the pictures."""
+        """Plain values, without the media."""
         return {
-            "pair": " ".join(reversed(self.pair)),
+            "pair": combination_name(self.pair),
             "group": self.group,
             "truth": self.truth.said(),
             "seen": self.seen.said(),
@@ -95,12 +99,13 @@ class Row:
 
 def summarize(row: Row) -> dict[str, Any]:
     """A row as plain values: shares per attribute, group and pair, interval, confusions."""
+    names = _attributes(row.items)
     per_attribute = {
         name: _share([item.right[name] for item in row.items if name in item.right])
-        for name in ATTRIBUTES
+        for name in names
     }
     pairs = {
-        " ".join(reversed(pair)): {"n": len(items), "all": _share([i.all_right for i in items])}
+        combination_name(pair): {"n": len(items), "all": _share([i.all_right for i in items])}
         for pair, items in by_pair(row.items).items()
     }
     worst = min(pairs, key=lambda name: pairs[name]["all"])
@@ -123,7 +128,7 @@ def summarize(row: Row) -> dict[str, Any]:
             if name
         },
         "extras": dict(row.extras),
-        "confusion": {name: confusion(row.items, name) for name in ATTRIBUTES},
+        "confusion": {name: confusion(row.items, name) for name in names},
         "seconds": round(row.seconds, 2),
     }
 
@@ -153,9 +158,9 @@ def share_interval(items: Sequence[Item]) -> Interval:
     return _percentiles(sums.right / sums.count) or (0.0, 0.0)
 
 
-def by_pair(items: Sequence[Item]) -> dict[tuple[str, str], list[Item]]:
-    """Items by their pair, pairs in order."""
-    found: dict[tuple[str, str], list[Item]] = {}
+def by_pair(items: Sequence[Item]) -> dict[Combination, list[Item]]:
+    """Items by their combination, combinations in order."""
+    found: dict[Combination, list[Item]] = {}
     for item in items:
         found.setdefault(item.pair, []).append(item)
     return dict(sorted(found.items()))
@@ -170,7 +175,8 @@ def confusion(items: Sequence[Item], attribute: str) -> dict[str, dict[str, int]
             seen = getattr(item.seen, attribute) or UNKNOWN
             row = table.setdefault(truth, {})
             row[seen] = row.get(seen, 0) + 1
-    return {value: table[value] for value in ATTRIBUTES[attribute] if value in table}
+    values = items[0].truth.ATTRIBUTES[attribute] if items else ()
+    return {value: table[value] for value in values if value in table}
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,7 +189,7 @@ class _Sums:
 
 
 def _resample(items: Sequence[Item], base: Sequence[Item]) -> _Sums:
-    """Draw the pairs again, with replacement, RESAMPLES times."""
+    """Draw the combinations again, with replacement, RESAMPLES times."""
     ours, theirs = by_pair(items), by_pair(base)
     assert ours.keys() == theirs.keys(), "both sides were measured on the same cases"
     right = np.array([sum(i.all_right for i in group) for group in ours.values()], dtype=float)
@@ -219,6 +225,12 @@ def _percentiles(values: npt.NDArray[np.float64]) -> Interval | None:
     tail = 100 * (1 - CONFIDENCE) / 2
     low, high = np.percentile(known, [tail, 100 - tail])
     return float(low), float(high)
+
+
+def _attributes(items: Sequence[Item]) -> list[str]:
+    """The attributes that some item's truth says."""
+    said = {name for item in items for name in item.truth.said()}
+    return [name for name in items[0].truth.ATTRIBUTES if name in said] if items else []
 
 
 def _count(items: Sequence[Item]) -> int:

@@ -1,16 +1,26 @@
-"""An evaluation as one HTML page: no scripts, no network, pictures inside, every text escaped."""
+"""An evaluation as one HTML page: no scripts, no network, media inside, every text escaped.
+
+Pictures are shown as they are, clips as strips of their frames, sounds as mel pictures with a
+player.
+"""
 
 from __future__ import annotations
 
 import base64
 import io
 import json
+import wave
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
+from anyany.pocket.evaluate_kinds import Medium
 from anyany.pocket.evaluate_scores import UNKNOWN, Item, Row
-from anyany.pocket.figures import FIGURES, NOT_MEASURED, percent
+from anyany.pocket.figures import NOT_MEASURED, figures_of, percent
+from anyany.pocket.stills import Recording, still
+from anyany.pocket.synthesis import SAMPLE_RATE
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -18,7 +28,8 @@ if TYPE_CHECKING:
     from anyany.pocket.evaluate import Evaluation
 
 SHOWN: Final = 24  # items of each row
-_POLICY: Final = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+SHOWN_SOUNDS: Final = 12  # of each row with recordings, which are larger
+_POLICY: Final = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
 _STYLE: Final = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem;
   color: #1c1c22; background: #fff; }
@@ -32,7 +43,10 @@ td.hit { background: #e2f2e4; } td.miss { background: #fbe3e0; }
 .item { border: 2px solid #b3382c; border-radius: 6px; padding: .4rem; font-size: .78rem;
   overflow-wrap: anywhere; }
 .item.right { border-color: #2f7d3b; }
-.item img { width: 64px; height: 64px; image-rendering: pixelated; margin-right: .2rem; }
+.item img { height: 64px; max-width: 100%; image-rendering: pixelated; margin-right: .2rem; }
+.items.wide { grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); }
+.wide .item img { height: auto; } .wide .item img.picture { width: 64px; }
+audio { width: 100%; height: 2rem; }
 .confusions { display: flex; flex-wrap: wrap; gap: 1rem; } .confusions table { font-size: .78rem; }
 .note { color: #55555f; } pre { background: #f4f4f8; padding: .8rem; overflow-x: auto; }
 @media (prefers-color-scheme: dark) {
@@ -69,7 +83,7 @@ def _summary(results: Mapping[str, Any]) -> str:
     strict = ", captions held out, too" if config["strict"] else ""
     said = f"{config['split']} combinations{strict}, seed {config['seed']}, greedy text"
     rows = []
-    for figure in FIGURES:
+    for figure in figures_of(results):
         value = figure.value(results)
         detail = figure.detail(results) if value else ""
         rows.append([figure.label, value or NOT_MEASURED, detail, figure.goal])
@@ -109,6 +123,7 @@ def _section(row: Row, summary: Mapping[str, Any]) -> str:
             for name, group in summary["groups"].items()
         ),
     ]
+    shown, wide = _shown(row.items), "" if _pictures_alone(row.items) else " wide"
     pairs = [[n, str(p["n"]), percent(p["all"])] for n, p in summary["pairs"].items()]
     tables = "".join(_confusion(name, table) for name, table in summary["confusion"].items())
     return (
@@ -116,18 +131,33 @@ def _section(row: Row, summary: Mapping[str, Any]) -> str:
         f'<p class="note">{escape(summary["note"])}; n = {summary["n"]}, '
         f"{summary['seconds']:.1f} s</p>"
         f'<div class="confusions"><div>{_table(["", "right"], figures)}</div>'
-        f"<details><summary>{len(pairs)} pairs</summary>"
-        f"{_table(['pair', 'n', 'all right'], pairs)}</details></div>"
-        f'<div class="items">{"".join(map(_item, row.items[:SHOWN]))}</div>'
+        f"<details><summary>{len(pairs)} combinations</summary>"
+        f"{_table(['combination', 'n', 'all right'], pairs)}</details></div>"
+        f'<div class="items{wide}">{"".join(map(_item, shown))}</div>'
         f'<h3>Truth (rows) and what was seen (columns)</h3><div class="confusions">{tables}</div>'
     )
 
 
+def _shown(items: Sequence[Item]) -> Sequence[Item]:
+    """The first ones; fewer of recordings."""
+    sounds = any(_is_sound(medium) for item in items[:1] for medium in (item.shown, item.made))
+    return items[: SHOWN_SOUNDS if sounds else SHOWN]
+
+
+def _pictures_alone(items: Sequence[Item]) -> bool:
+    media = [medium for item in items[:1] for medium in (item.shown, item.made)]
+    return not any(isinstance(medium, np.ndarray) for medium in media)
+
+
+def _is_sound(medium: Medium) -> bool:
+    return isinstance(medium, np.ndarray) and medium.ndim == 1
+
+
 def _item(item: Item) -> str:
-    pictures = [
-        f'<img alt="{escape(alt)}" src="{_data_uri(picture)}">'
-        for alt, picture in (("shown", item.shown), ("made", item.made))
-        if picture is not None
+    media = [
+        _medium(alt, medium)
+        for alt, medium in (("shown", item.shown), ("made", item.made))
+        if medium is not None
     ]
     wrong = [
         f"{name}: {getattr(item.seen, name) or UNKNOWN}, not {getattr(item.truth, name)}"
@@ -137,7 +167,7 @@ def _item(item: Item) -> str:
     mark = "✓" if item.all_right else "✗ " + "; ".join(wrong)
     lines = [escape(line) for line in (item.prompt, item.reply, mark) if line]
     kind = "item right" if item.all_right else "item"
-    return f'<div class="{kind}"><div>{"".join(pictures)}</div>{"<br>".join(lines)}</div>'
+    return f'<div class="{kind}"><div>{"".join(media)}</div>{"<br>".join(lines)}</div>'
 
 
 def _confusion(name: str, table: Mapping[str, Mapping[str, int]]) -> str:
@@ -170,7 +200,32 @@ def _number(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.3f}"
 
 
-def _data_uri(picture: Image.Image) -> str:
+def _medium(alt: str, medium: Medium) -> str:
+    """A medium as a still picture, and as a player if it sounds."""
+    kind = ' class="picture"' if not isinstance(medium, np.ndarray) else ""
+    picture = f'<img{kind} alt="{escape(alt)}" src="{_png_uri(still(medium))}">'
+    if not _is_sound(medium):
+        return picture
+    return f'{picture}<audio controls preload="none" src="{_wav_uri(medium)}"></audio>'
+
+
+def _png_uri(picture: Image.Image) -> str:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return _data_uri("image/png", buffer.getvalue())
+
+
+def _wav_uri(waveform: Recording) -> str:
+    """16-bit samples, mono."""
+    levels = (np.clip(waveform, -1, 1) * 32767).round().astype("<i2")
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE)
+        file.writeframes(levels.tobytes())
+    return _data_uri("audio/wav", buffer.getvalue())
+
+
+def _data_uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64," + base64.b64encode(content).decode("ascii")

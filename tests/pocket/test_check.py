@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 
 from anyany.pocket.check import all_right, check_image, score_image
-from anyany.pocket.evaluate_cases import true_pictures
+from anyany.pocket.evaluate_cases import true_media
+from anyany.pocket.evaluate_kinds import KINDS
 from anyany.pocket.render import BACKGROUND_RGB, render_image, render_pixels
 from anyany.pocket.world import ATTRIBUTES, Scene, draw_scene
 
 
 def test_true_renders_are_told_apart_in_every_attribute() -> None:
-    scores = [score_image(picture, scene) for scene, picture in true_pictures(300, None, 11)]
+    shown = true_media(KINDS["image"], 300, None, 11)
+    scores = [score_image(picture, scene) for scene, picture in shown]
     for name in ATTRIBUTES:
         assert sum(score[name] for score in scores) / len(scores) >= 0.99, name
 

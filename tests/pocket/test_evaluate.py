@@ -19,13 +19,16 @@ from anyany.pocket.captions import parse_caption
 from anyany.pocket.check import check_image
 from anyany.pocket.evaluate import Evaluation, EvaluationConfig, evaluate
 from anyany.pocket.evaluate_cases import draw_cases, edit_cases
-from anyany.pocket.evaluate_rows import ROWS
+from anyany.pocket.evaluate_kinds import KINDS
+from anyany.pocket.evaluate_rows import rows_for
 from anyany.pocket.figures import figures_markdown
 from anyany.pocket.report import report_html
 from anyany.pocket.world import Scene
 from anyany.system import AnyToAny
 
+IMAGE = KINDS["image"]
 CONFIG = EvaluationConfig(num_items=8, seed=5, micro_batch=8)
+PICTURE_ROWS = ["checker", "vae", "direct", "reference", "chain", "caption", "describe", "edit"]
 PRESETS = DecoderPresets(  # few steps: what is tested is the book-keeping, not the pictures
     reference=DecoderSettings(num_inference_steps=3, guidance_scale=2.0),
     fast=DecoderSettings(num_inference_steps=2, guidance_scale=2.0, scheduler="dpmpp_2m"),
@@ -53,7 +56,8 @@ def evaluation(model: AnyToAny, told: list[tuple[str, int, int]]) -> Evaluation:
 
 
 def test_every_row_has_its_items(evaluation: Evaluation, told: list[tuple[str, int, int]]) -> None:
-    assert list(evaluation.rows) == list(evaluation.results["rows"]) == list(ROWS)
+    assert list(evaluation.rows) == list(evaluation.results["rows"]) == PICTURE_ROWS
+    assert evaluation.results["measurable"] == PICTURE_ROWS == rows_for(["image"], ["image"])
     for name, row in evaluation.rows.items():
         number = 32 if name == "checker" else 8
         assert len(row.items) == evaluation.results["rows"][name]["n"] == number
@@ -70,10 +74,10 @@ def test_true_renders_are_right(evaluation: Evaluation) -> None:
 def test_direct_pictures_come_from_captions_and_seeds_alone(
     model: AnyToAny, evaluation: Evaluation
 ) -> None:
-    cases = draw_cases(8, "held-out", 5)
+    cases = draw_cases(IMAGE, 8, "held-out", 5)
     decoder = model.decoders["image"]
     made = decoder.decode_batch(
-        decoder.encode_captions([case.caption for case in cases]),
+        decoder.encode_captions([case.words for case in cases]),
         [part_generator(case.seed, "image", 0) for case in cases],
         batch_invariant=False,
         micro_batch=8,
@@ -83,16 +87,16 @@ def test_direct_pictures_come_from_captions_and_seeds_alone(
     ):
         assert item.made is not None
         assert np.abs(np.asarray(item.made, int) - np.asarray(picture, int)).max() <= 1
-        assert (item.truth, item.prompt, item.group) == (case.scene, case.caption, case.style)
+        assert (item.truth, item.prompt, item.group) == (case.target, case.words, case.group)
         assert item.seen == check_image(item.made)
 
 
 def test_the_chain_draws_the_same_cases_from_the_same_noise(
     model: AnyToAny, evaluation: Evaluation
 ) -> None:
-    cases = draw_cases(8, "held-out", 5)
+    cases = draw_cases(IMAGE, 8, "held-out", 5)
     row = evaluation.rows["chain"]
-    prompt = f"draw {cases[0].caption}"
+    prompt = f"draw {cases[0].words}"
     reply = model.generate(prompt, outputs={"text", "image"}, seed=cases[0].seed)
     item = row.items[0]
     assert item.prompt == prompt
@@ -107,6 +111,7 @@ def test_the_chain_draws_the_same_cases_from_the_same_noise(
 
 def test_descriptions_are_scored_by_what_they_say(evaluation: Evaluation) -> None:
     for item in evaluation.rows["describe"].items:
+        assert isinstance(item.truth, Scene)
         assert item.truth.held_out
         assert item.shown is not None
         assert check_image(item.shown) == item.truth
@@ -118,9 +123,10 @@ def test_edits_are_scored_against_the_target(evaluation: Evaluation) -> None:
     row = evaluation.rows["edit"]
     changed = 0
     for item, case in zip(row.items, cases, strict=True):
-        assert (item.truth, item.group) == (case.target, case.attribute)
+        assert (item.truth, item.group) == (case.target, case.group)
+        assert isinstance(case.source, Scene)
         assert item.pair == (case.source.thing, case.source.color)
-        changed += item.right[case.attribute]
+        changed += item.right[case.group]
     assert row.extras["the asked attribute changed"] == changed / 8
     by_group = evaluation.results["rows"]["edit"]["groups"]
     assert sum(group["n"] for group in by_group.values()) == 8
@@ -134,7 +140,7 @@ def test_results_say_what_was_measured_and_with_what(
     assert results["config"]["num_items"] == 8
     assert results["engine"]["batch_invariant"] is False
     assert results["engine"]["micro_batch"] == 8
-    assert results["presets"]["fast"]["num_inference_steps"] == 2
+    assert results["presets"]["image"]["fast"]["num_inference_steps"] == 2
     assert set(results["comparisons"]) == {
         "chain / direct",
         "caption / direct",
@@ -161,6 +167,7 @@ def test_rows_can_be_chosen(model: AnyToAny) -> None:
     ("change", "said"),
     [
         ({"num_items": 0}, "expected 1 to 100000 items a row; got 0"),
+        ({"num_video": 0}, "expected 1 to 100000 items a row; got 0"),
         ({"seed": -1}, "expected a seed from 0"),
         ({"split": "test"}, "expected a split among held-out, seen; got 'test'"),
         ({"rows": ("direct", "colour")}, "expected rows among checker.*got 'colour'"),
@@ -172,9 +179,17 @@ def test_a_wrong_setting_is_named(change: dict[str, Any], said: str) -> None:
         replace(CONFIG, **change)
 
 
+def test_a_row_that_the_system_lacks_is_refused(model: AnyToAny) -> None:
+    config = replace(CONFIG, rows=("direct", "video.direct"))
+    with pytest.raises(
+        UsageError, match=r"among checker, .*as pocket has them; got 'video\.direct'"
+    ):
+        evaluate(model, config)
+
+
 def test_a_system_that_cannot_draw_is_refused(model: AnyToAny) -> None:
     blind = AnyToAny(model.config, model.bridge, {}, {})
-    with pytest.raises(UsageError, match="expected a system that sees and draws"):
+    with pytest.raises(UsageError, match="expected a system that sees and makes"):
         evaluate(blind, CONFIG)
 
 

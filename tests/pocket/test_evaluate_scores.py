@@ -7,6 +7,7 @@ import random
 import numpy as np
 import pytest
 
+from anyany.pocket.clips import Clip
 from anyany.pocket.evaluate_scores import (
     RESAMPLES,
     Item,
@@ -17,13 +18,14 @@ from anyany.pocket.evaluate_scores import (
     share_interval,
     summarize,
 )
+from anyany.pocket.sounds import Sound
 from anyany.pocket.world import Scene
 
 PAIRS = (("bell", "red"), ("drum", "blue"), ("bee", "cyan"))
 WRONG = {"red": "blue", "blue": "cyan", "cyan": "red"}
 
 
-def _item(pair: tuple[str, str], right: bool, group: str = "") -> Item:
+def _item(pair: tuple[str, ...], right: bool, group: str = "") -> Item:
     thing, color = pair
     truth = Scene(thing, color, "small", "left", "white")
     seen = truth if right else truth.changed("color", WRONG[color])
@@ -146,3 +148,25 @@ def test_an_item_is_plain_values() -> None:
         "prompt": "draw",
         "reply": "here",
     }
+
+
+def test_only_what_is_needed_decides_whether_an_item_is_right() -> None:
+    truth = Clip("bell", "red", "white", "left")
+    seen = truth.changed("background", "pink")
+    needed = ("thing", "color", "motion")
+    right = Item(truth, seen, ("bell", "left"), needed=needed)
+    assert right.all_right
+    assert not Item(truth, seen, ("bell", "left")).all_right
+    assert not Item(truth, truth.changed("motion", "up"), ("bell", "left"), needed=needed).all_right
+    summary = summarize(Row("x", "title", (right,), 0.0))
+    assert summary["all"] == 1.0
+    assert summary["attributes"]["background"] == 0.0
+    assert summary["worst_pair"]["pair"] == "bell left"
+
+
+def test_attributes_that_no_truth_says_are_not_summed_up() -> None:
+    items = (Item(Sound("bell"), Sound("bell", "once", "low"), ("bell", "red")),)
+    summary = summarize(Row("x", "title", items, 0.0))
+    assert summary["attributes"] == {"thing": 1.0}
+    assert summary["attribute_mean"] == 1.0
+    assert list(summary["confusion"]) == ["thing"]

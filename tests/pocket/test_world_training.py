@@ -43,9 +43,10 @@ TRAINING = {
     "sound": {"audio_denoiser", "mel_vae", "imagebind_media", "samples"},
 }
 NO_TRAINING = {
-    "picture": {"render", "check", "check_clip", "animation", "evaluate_cases", "stage_samples"},
-    "clip": {"animation"},
-    "sound": {"synthesis", "vocoder"},  # the vocoder's trained on what mel_vae draws
+    "picture": {"render", "check", "check_clip", "animation", "evaluate_kinds"},
+    "clip": {"animation", "evaluate_kinds"},
+    # the vocoder's trained on what mel_vae draws
+    "sound": {"synthesis", "vocoder", "evaluate_kinds"},
 }
 RENDERERS = {
     "picture": {"render_image", "render_pixels", "draw_thing"},
