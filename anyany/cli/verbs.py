@@ -40,6 +40,8 @@ VERBS: Final[Mapping[str, Verb]] = {
         ("generate",),
     ),
     "repro": Verb("anyany.cli.repro", "Make a file again, byte for byte.", ("repro",)),
+    "chat": Verb("anyany.cli.chat", "Talk to a system in the terminal.", ("chat",)),
+    "serve": Verb("anyany.cli.serve", "Serve a chat page and an HTTP API.", ("serve",)),
     "convert": Verb(
         "anyany.cli.convert",
         "Convert a folder or a manifest; resumable at any moment.",
@@ -53,7 +55,12 @@ VERBS: Final[Mapping[str, Verb]] = {
     "evaluate": Verb(
         "anyany.cli.evaluate", "Measure a system on held-out combinations.", ("evaluate",)
     ),
-    "pocket": Verb("anyany.cli.pocket", "Build the pocket system from nothing.", ("build",), True),
+    "pocket": Verb(
+        "anyany.cli.pocket",
+        "Build the pocket system from nothing; make its gallery.",
+        ("build", "gallery"),
+        True,
+    ),
     "models": Verb(
         "anyany.cli.models", "List, verify and show systems.", ("list", "verify", "show"), True
     ),
