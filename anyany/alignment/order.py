@@ -118,3 +118,10 @@ class Draws:
         for row, generator in zip(drawn, self.generators, strict=True):
             row.random_(high, generator=generator)
         return drawn.to(self.device)
+
+
+def seed_dropout(seed: int, device: torch.device) -> None:
+    """torch.manual_seed without its list of calls for devices that are not in use, which grows."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)

@@ -6,13 +6,18 @@ micro-batches; gradients are summed once an optimizer step, so any task works wi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
+from typing import Any, Final
 
 import torch
 import torch.distributed as dist
 from torch import nn
+
+PATIENCE: Final = timedelta(hours=12)  # the others wait while the first process evaluates
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,28 @@ class Ranks:
         if dist.is_available() and dist.is_initialized():
             return cls(dist.get_rank(), dist.get_world_size())
         return cls()
+
+    @classmethod
+    @contextmanager
+    def launched(cls) -> Iterator[Ranks]:
+        """Join the processes that `torchrun` or `accelerate launch` started, and part again.
+
+        They are named in the environment (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT, LOCAL_RANK);
+        where it names none, or a group is there already, nothing happens. Exchange is by gloo, and
+        by nccl where there are GPUs; the process's GPU becomes the current one.
+        """
+        if int(os.environ.get("WORLD_SIZE", "1")) < 2 or dist.is_initialized():
+            yield cls.current()
+            return
+        backend = "gloo"
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+            backend = "cpu:gloo,cuda:nccl"
+        dist.init_process_group(backend, timeout=PATIENCE)
+        try:
+            yield cls.current()
+        finally:
+            dist.destroy_process_group()
 
     @property
     def first(self) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -34,11 +34,13 @@ from anyany.alignment.training_state import trainable_parameters
 from anyany.bridges import Bridge, BridgeOutput, Encoded, Layout, user_media
 from anyany.decoders import Condition
 from anyany.errors import MediaError, PromptError, UsageError
+from anyany.messages import TextPart
 
 logger = logging.getLogger(__name__)
 
 SCALE_SAMPLES: Final = 512  # looked at to measure a modality's condition scale
 VALIDATION_BATCH: Final = 16  # samples
+KEPT_LAYOUTS: Final = 100_000  # conversations, about 2 KB each
 SampleMedia = Callable[[Path], Mapping[str, float]]
 
 
@@ -119,6 +121,12 @@ class ConversationTask(Task):
             samples = (source.sample(index, 0) for index in looked_at)
             self.conditions.fit((t for s in samples for t in s.targets.values()), self.targets)
 
+    @property
+    def shardable(self) -> nn.Module | None:
+        """The language model, which every micro-batch runs once."""
+        lm: nn.Module = self.bridge.language.lm
+        return lm
+
     def batch(self, indices: Sequence[int], draws: Draws) -> list[Item]:
         """The samples, with everything frozen that they need."""
         return self._items(self.source, indices, draws.epochs)
@@ -186,7 +194,7 @@ class ConversationTask(Task):
         for item in items:
             own = {index: next(projected) for index in item.media}
             try:
-                layout = self.bridge.layout(item.sample.messages, own, training=True)
+                layout = self._layout(item.sample, own)
             except PromptError as error:
                 raise PromptError(f"sample {item.sample.key}: {error}") from None
             room = self.bridge.language.context_length
@@ -197,6 +205,9 @@ class ConversationTask(Task):
             ready.layouts.append(layout)
             ready.media.append(own)
         return ready
+
+    def _layout(self, sample: Sample, media: Mapping[int, Tensor]) -> Layout:
+        return self.bridge.layout(sample.messages, media, training=True)
 
     def _states(self, output: BridgeOutput) -> dict[tuple[int, int], Tensor]:
         """States [S, D] of every span, by the conversation and the medium's index."""
@@ -237,8 +248,9 @@ class ConversationTask(Task):
                 one[1] += weight
         return {f"validation_{n}": value / weight for n, (value, weight) in sums.items() if weight}
 
-    def _trained(self) -> list[nn.Parameter]:
-        return list(trainable_parameters(self.module).values())
+    def _trained(self) -> Iterator[nn.Parameter]:
+        """Looked for only where a micro-batch has nothing to learn from."""
+        yield from trainable_parameters(self.module).values()
 
     def _leave_out(self, sample: Sample, why: str) -> None:
         if sample.key not in self._warned:
@@ -256,6 +268,11 @@ class ProjectorTask(ConversationTask):
         UsageError: neither the conditions' distance nor their denoising loss counts.
     """
 
+    @property
+    def shardable(self) -> nn.Module | None:
+        """None: the language model runs only for states that are not kept yet."""
+        return None
+
     def loss(self, batch: list[Item], draws: Draws) -> LossOutput:
         """The condition errors of a micro-batch, from kept signal states."""
         if not self.weights.conditions:
@@ -271,6 +288,28 @@ class ProjectorTask(ConversationTask):
         }
         self._add_conditions(errors, ready, states, draws)
         return errors.output(self._trained())
+
+    def _layout(self, sample: Sample, media: Mapping[int, Tensor]) -> Layout:
+        """Words alone are written out once: here that would cost as much as the projectors."""
+        if media:
+            return super()._layout(sample, media)
+        words = tuple(
+            (
+                one.role,
+                tuple(p.text if isinstance(p, TextPart) else (p.modality,) for p in one.parts),
+            )
+            for one in sample.messages
+        )
+        layout = self._layouts.get(words)
+        if layout is None:
+            layout = super()._layout(sample, media)
+            if len(self._layouts) < KEPT_LAYOUTS:
+                self._layouts[words] = layout
+        return layout
+
+    @functools.cached_property
+    def _layouts(self) -> dict[tuple[object, ...], Layout]:
+        return {}
 
     @functools.cached_property
     def signal_states(self) -> SignalStates:

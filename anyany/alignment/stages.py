@@ -28,6 +28,7 @@ from anyany.alignment.caches import DiskStore, MemoryStore, TensorStore
 from anyany.alignment.formats import DataFile
 from anyany.alignment.freezing import set_trainable
 from anyany.alignment.order import derive_seed
+from anyany.alignment.ranks import Ranks
 from anyany.alignment.recompute import recomputed_layers
 from anyany.alignment.samples import SampleSource
 from anyany.alignment.stage_errors import LossWeights
@@ -232,8 +233,9 @@ def _check_settings(config: StageConfig, folder: Path, *, allow_changed: bool) -
                 f"the run in this folder was made with other settings of {', '.join(changed)}; "
                 "use its settings, another folder, or allow the change"
             )
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(now, path)
+    if Ranks.current().first:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(now, path)
 
 
 _FIXED: Final = ("name", "losses", "data", "lora", "lr_scales")

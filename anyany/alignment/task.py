@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from anyany.alignment.order import Draws
@@ -62,6 +63,14 @@ class Task:
         self.module = module if isinstance(module, nn.Module) else nn.ModuleDict(dict(module))
         self.num_samples = num_samples
 
+    @property
+    def shardable(self) -> nn.Module | None:
+        """A transformers model whose frozen layers may be spread over processes, if there is one.
+
+        A task that has one runs it once a `loss`, or not at all.
+        """
+        return None
+
     def batch(self, indices: Sequence[int], draws: Draws) -> Any:
         """Samples by index, augmented with `draws` alone; tensors, or dicts and lists of them."""
         raise NotImplementedError
@@ -84,3 +93,17 @@ class Task:
             ParameterGroup([p for p in trainable if p.ndim >= 2]),
             ParameterGroup([p for p in trainable if p.ndim < 2], weight_decay=0.0),
         ]
+
+
+def moved(batch: Any, device: torch.device) -> Any:
+    """A batch's tensors, in dicts, lists and tuples, on the device."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, dict):
+        return {key: moved(value, device) for key, value in batch.items()}
+    if isinstance(batch, list):
+        return [moved(value, device) for value in batch]
+    if isinstance(batch, tuple):
+        items = [moved(value, device) for value in batch]
+        return type(batch)(*items) if hasattr(batch, "_fields") else tuple(items)
+    return batch

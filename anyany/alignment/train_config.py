@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 _FREE_ON_RESUME: Final = (
     *("threads", "device", "log_every", "evaluate_every", "save_every", "save_seconds"),
-    *("keep", "time_limit", "tensorboard"),
+    *("keep", "time_limit", "tensorboard", "sharding"),
 )
 
 
@@ -51,6 +51,8 @@ class TrainConfig:
         keep: checkpoints kept.
         time_limit: seconds after which this call saves and returns; None for no limit.
         tensorboard: also write TensorBoard event files.
+        sharding: "fsdp2" spreads the frozen layers of the language model over the processes; see
+            `sharding`.
     """
 
     steps: int | None = None
@@ -76,6 +78,7 @@ class TrainConfig:
     keep: int = 2
     time_limit: float | None = None
     tensorboard: bool = False
+    sharding: Literal["none", "fsdp2"] = "none"
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
@@ -87,6 +90,8 @@ class TrainConfig:
                 raise UsageError(f"expected {name} >= 1, got {getattr(self, name)}")
         if self.schedule not in ("cosine", "linear", "constant"):
             raise UsageError(f"expected schedule cosine, linear or constant, got {self.schedule!r}")
+        if self.sharding not in ("none", "fsdp2"):
+            raise UsageError(f"expected sharding none or fsdp2, got {self.sharding!r}")
 
 
 def learning_rate(config: TrainConfig, step: int, total_steps: int) -> float:

@@ -43,9 +43,10 @@ from torch import Tensor, nn
 from anyany.alignment import checkpoints
 from anyany.alignment.interrupts import Interrupted, Interrupts
 from anyany.alignment.metrics import MetricsLog, ProgressBar
-from anyany.alignment.order import Draws, derive_seed, samples_at
+from anyany.alignment.order import Draws, derive_seed, samples_at, seed_dropout
 from anyany.alignment.ranks import Ranks
-from anyany.alignment.task import LossOutput, ParameterGroup, Task
+from anyany.alignment.sharding import Shards
+from anyany.alignment.task import LossOutput, ParameterGroup, Task, moved
 from anyany.alignment.train_config import TrainConfig, adamw, check_settings, learning_rate
 from anyany.alignment.training_state import (
     Ema,
@@ -153,6 +154,7 @@ class _Run:
         self.parameters = list(self.named.values())
         self.optimizer = adamw(task.parameter_groups(), config)
         self.ema = None if config.ema is None else Ema(self.named, config.ema)
+        self.shards = Shards(task, config, ranks)
         self.state = TrainState()
         self.saved_step = 0
         self.step_samples = config.batch_size * config.accumulation * ranks.world
@@ -208,6 +210,7 @@ class _Run:
                     reason = self._must_stop() if state.step < total else None
             if state.step > self.saved_step:
                 self._save()
+            self.shards.release()
         finally:
             bar.close()
             if self.log is not None:
@@ -231,6 +234,8 @@ class _Run:
                 last = min(first + config.batch_size, stop)
                 for name, value in self._micro_batch(first, last).items():
                     _add(sums, name, value)
+            else:
+                self.shards.idle()
         self.ranks.sum_gradients(self.parameters)
         gathered = self.ranks.gather(sums)
         sums = {}
@@ -259,15 +264,17 @@ class _Run:
         """One forward and backward: name -> [value times weight, weight]."""
         config, task = self.config, self.task
         epochs, indices = samples_at(first, last, num_samples=task.num_samples, seed=config.seed)
-        _seed_dropout(derive_seed("global", config.seed, first), self.device)
+        seed_dropout(derive_seed("global", config.seed, first), self.device)
         data = Draws(config.seed, "batch", epochs=epochs, indices=indices)
         noise = Draws(config.seed, "loss", epochs=epochs, indices=indices, device=self.device)
-        batch = _moved(task.batch(indices, data), self.device)
+        batch = moved(task.batch(indices, data), self.device)
         enabled = config.autocast == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=enabled):
             output = task.loss(batch, noise)
         weight = torch.as_tensor(output.weight, dtype=torch.float32, device=self.device)
-        (output.total * weight).backward()  # type: ignore[no-untyped-call]
+        scaled = self.shards.in_step(output.total) * weight
+        if scaled.requires_grad:  # words alone teach an input projector nothing
+            scaled.backward()  # type: ignore[no-untyped-call]
         names = ["loss", *output.named]
         values = [output.total, *output.named.values(), weight]
         *means, units = torch.stack([value.detach().float() for value in values]).tolist()
@@ -333,20 +340,25 @@ class _Run:
             return
         if state.step > self.saved_step:
             self._save()
-        if self.log is not None and self.log.evaluated_step != state.step:
-            folder = self.folder / "evaluations" / f"step-{state.step}"
-            folder.mkdir(parents=True, exist_ok=True)
-            self.task.module.eval()
-            averaged = nullcontext() if self.ema is None else self.ema.swapped_in()
-            try:
-                with self.stop.raising(), averaged, torch.no_grad():
-                    figures = dict(self.task.evaluate(folder))
-                self._write("evaluate", state.step, figures)
-            except Interrupted:
-                logger.info("the evaluation of step %d was cut short by a signal", state.step)
-            finally:
-                set_training_mode(self.task.module)
-        self.ranks.barrier()
+        with self.shards.whole():
+            if self.log is not None and self.log.evaluated_step != state.step:
+                self._evaluate()
+            self.ranks.barrier()
+
+    def _evaluate(self) -> None:
+        step = self.state.step
+        folder = self.folder / "evaluations" / f"step-{step}"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.task.module.eval()
+        averaged = nullcontext() if self.ema is None else self.ema.swapped_in()
+        try:
+            with self.stop.raising(), averaged, torch.no_grad():
+                figures = dict(self.task.evaluate(folder))
+            self._write("evaluate", step, figures)
+        except Interrupted:
+            logger.info("the evaluation of step %d was cut short by a signal", step)
+        finally:
+            set_training_mode(self.task.module)
 
     def _log_window(self, bar: ProgressBar) -> None:
         state = self.state
@@ -377,24 +389,3 @@ def _add(sums: dict[str, list[float]], name: str, value: Sequence[float]) -> Non
     total = sums.setdefault(name, [0.0, 0.0])
     total[0] += value[0]
     total[1] += value[1]
-
-
-def _seed_dropout(seed: int, device: torch.device) -> None:
-    """torch.manual_seed without its list of calls for devices that are not in use, which grows."""
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.manual_seed(seed)
-
-
-def _moved(batch: Any, device: torch.device) -> Any:
-    """Tensors in dicts, lists and tuples, moved to the device."""
-    if isinstance(batch, Tensor):
-        return batch.to(device, non_blocking=True)
-    if isinstance(batch, dict):
-        return {key: _moved(value, device) for key, value in batch.items()}
-    if isinstance(batch, list):
-        return [_moved(value, device) for value in batch]
-    if isinstance(batch, tuple):
-        moved = [_moved(value, device) for value in batch]
-        return type(batch)(*moved) if hasattr(batch, "_fields") else tuple(moved)
-    return batch

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import os
 from collections.abc import Mapping, Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -16,9 +18,11 @@ from anyany.cli.terminal import notes
 from anyany.errors import AnyAnyError, ConfigError, UsageError
 
 if TYPE_CHECKING:
+    from anyany.alignment.ranks import Ranks
     from anyany.alignment.samples import SampleSource
     from anyany.alignment.stage_tasks import SampleMedia
     from anyany.alignment.stages import StageConfig
+    from anyany.alignment.trainer import TrainResult
     from anyany.system import AnyToAny
 
 WORLD: Final = "world"
@@ -67,8 +71,11 @@ def train(
         anyany train encoder --data my_captions.jsonl train.steps=500
 
         anyany train instruct --config pocket-instruct --data world -o runs/more
+
+        torchrun --nproc_per_node 2 -m anyany train encoder --data my_captions.jsonl
     """
-    from anyany.alignment.stages import run_stage
+    from anyany.alignment.ranks import Ranks
+    from anyany.alignment.sharding import launched_settings
 
     settings = load_stage(config or f"pocket-{stage}", overrides or ())
     if settings.name.partition("_")[0] != stage:
@@ -77,26 +84,59 @@ def train(
     folder = output or Path("runs") / stage
     source = _source(settings, data or ())
     held_back = _validation(settings)
-    model = load_system(system, device=device, dtype=dtype, threads=threads)
-    placed = dataclasses.replace(
-        settings.train, device=str(model.device), threads=settings.train.threads or threads
-    )
-    result = run_stage(
+    settings = dataclasses.replace(settings, train=launched_settings(settings.train, os.environ))
+    with Ranks.launched() as ranks:
+        if not ranks.first:  # one of them speaks
+            logging.getLogger("anyany").setLevel(logging.WARNING)
+            notes.setLevel(logging.ERROR)
+        model = load_system(system, device=_own(device, ranks), dtype=dtype, threads=threads)
+        placed = dataclasses.replace(
+            settings.train, device=str(model.device), threads=settings.train.threads or threads
+        )
+        settings = dataclasses.replace(settings, train=placed)
+        result = _run(model, source, settings, folder, held_back, allow_changed=allow_changed)
+        if result.reason not in ("finished", "time_limit"):
+            raise typer.Exit(result.exit_code)
+        if ranks.first:
+            if result.reason == "time_limit":
+                notes.info(
+                    "the time limit is reached at step %d: the same command goes on", result.step
+                )
+            typer.echo(model.save_pretrained(folder / SYSTEM))
+        ranks.barrier()  # the launcher takes the first process to end for the end of all
+
+
+def _run(
+    model: AnyToAny,
+    source: SampleSource,
+    settings: StageConfig,
+    folder: Path,
+    held_back: SampleSource | None,
+    *,
+    allow_changed: bool,
+) -> TrainResult:
+    from anyany.alignment.stages import run_stage
+
+    return run_stage(
         model.bridge,
         model.output_projectors,
         model.decoders,
         source,
-        dataclasses.replace(settings, train=placed),
+        settings,
         folder,
         validation=held_back,
         sample_media=draw_samples(model, held_back or source),
         allow_changed=allow_changed,
     )
-    if result.reason not in ("finished", "time_limit"):
-        raise typer.Exit(result.exit_code)
-    if result.reason == "time_limit":
-        notes.info("the time limit is reached at step %d: the same command goes on", result.step)
-    typer.echo(model.save_pretrained(folder / SYSTEM))
+
+
+def _own(device: str, ranks: Ranks) -> str:
+    """The device of one process among several: its own GPU, where there are GPUs."""
+    import torch
+
+    if ranks.world > 1 and device in ("auto", "cuda") and torch.cuda.is_available():
+        return f"cuda:{torch.cuda.current_device()}"
+    return device
 
 
 def load_stage(name: str, overrides: Sequence[str] = ()) -> StageConfig:

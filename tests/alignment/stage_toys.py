@@ -91,7 +91,7 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def toy_parts(seed: int = 0, *, context: int = 128) -> StageParts:
+def toy_parts(seed: int = 0, *, context: int = 128, layers: int = 1) -> StageParts:
     """The system; equal weights for equal seeds."""
     torch.manual_seed(seed)
     imagebind = ImageBind(
@@ -122,7 +122,7 @@ def toy_parts(seed: int = 0, *, context: int = 128) -> StageParts:
             vocab_size=len(tokenizer),
             hidden_size=DIM,
             intermediate_size=24,
-            num_hidden_layers=1,
+            num_hidden_layers=layers,
             num_attention_heads=2,
             num_key_value_heads=1,
             max_position_embeddings=context,

@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from stage_toys import FakeDecoder, drawing, editing, picture, toy_parts
 from torch import Tensor
 
 from anyany.alignment.caches import DiskStore, MemoryStore, TensorStore, hash_tensors
+from anyany.alignment.order import Draws
 from anyany.alignment.precomputed import (
     ConditionTargets,
     EncodedMedia,
@@ -16,7 +18,9 @@ from anyany.alignment.precomputed import (
     language_hash,
 )
 from anyany.alignment.samples import MediaFile, MediaTarget
+from anyany.alignment.stage_errors import LossWeights
 from anyany.alignment.stage_parts import StageParts
+from anyany.alignment.stage_tasks import ProjectorTask
 from anyany.bridges import Layout
 from anyany.errors import MediaError, UsageError
 from anyany.language import LoraAdapter, LoraSettings
@@ -186,3 +190,30 @@ def test_the_language_hash_names_weights_rows_and_prompt_style() -> None:
         **{**vars(other.bridge.language.template), "media_gap": " "}
     )
     assert language_hash(one.bridge) != language_hash(other.bridge)
+
+
+def test_words_alone_are_laid_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = toy_parts()
+    task = ProjectorTask(parts, drawing(), LossWeights(condition=1.0), store=MemoryStore())
+    original, written = parts.bridge.layout, []
+
+    def layout(messages: Any, media: Any, *, training: bool = False) -> Layout:
+        written.append(messages)
+        return original(messages, media, training=training)
+
+    monkeypatch.setattr(parts.bridge, "layout", layout)
+    indices = list(range(6))
+    losses = []
+    for _ in range(2):
+        draws = Draws(0, "loss", epochs=[0] * 6, indices=indices)
+        losses.append(task.loss(task.batch(indices, draws), draws).total)
+    assert torch.equal(losses[0], losses[1])
+    assert len(written) == 6  # six different conversations, each once
+    shown = editing().samples[0]
+    layouts = [task._layout(one, {}) for one in drawing().samples]
+    truth = [original(one.messages, {}, training=True) for one in drawing().samples]
+    for ours, true in zip(layouts, truth, strict=True):
+        assert torch.equal(ours.token_ids, true.token_ids)
+        assert (ours.spans, ours.slots) == (true.spans, true.slots)
+    media = {0: torch.zeros(1, 16), 2: torch.zeros(1, 16)}
+    assert task._layout(shown, media) is not task._layout(shown, media)  # media are never kept
