@@ -18,12 +18,12 @@ from toy_task import CONFIG, NUM_SAMPLES, ToyTask, curve, weights
 
 from anyany.alignment import checkpoints, trainer
 from anyany.alignment.order import Draws
+from anyany.alignment.task import moved
 from anyany.alignment.trainer import (
     DivergedError,
     LossOutput,
     Task,
     TrainConfig,
-    _moved,
     learning_rate,
     load_trained,
     train,
@@ -431,11 +431,11 @@ def test_a_batch_of_any_nesting_is_moved() -> None:
         right: str
 
     batch = {"a": [torch.ones(2), (torch.ones(1), 3)], "b": Pair(torch.ones(3), "kept")}
-    moved = _moved(batch, torch.device("meta"))
-    assert moved["a"][0].device.type == moved["a"][1][0].device.type == "meta"
-    assert moved["a"][1][1] == 3
-    assert isinstance(moved["b"], Pair)
-    assert (moved["b"].left.device.type, moved["b"].right) == ("meta", "kept")
+    there = moved(batch, torch.device("meta"))
+    assert there["a"][0].device.type == there["a"][1][0].device.type == "meta"
+    assert there["a"][1][1] == 3
+    assert isinstance(there["b"], Pair)
+    assert (there["b"].left.device.type, there["b"].right) == ("meta", "kept")
 
 
 @pytest.mark.gpu
