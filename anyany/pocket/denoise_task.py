@@ -99,17 +99,13 @@ class DenoiseTask(Task, Generic[Said]):
         output = self.unet(add_noise(clean, noise, signal), steps, **told).sample
         weight = (1 + self.event_weight * batch["events"]).sqrt()  # squared in the error
         error = denoising_loss(
-            self.emphasised(output * weight),
-            clean=self.emphasised(clean * weight),
-            noise=self.emphasised(noise * weight),
+            output * weight,
+            clean=clean * weight,
+            noise=noise * weight,
             alphas_cumprod=signal,
             prediction_type="v_prediction",
         )
         return LossOutput(error.mean(), weight=len(error))
-
-    def emphasised(self, tensor: Tensor) -> Tensor:
-        """A linear map of outputs and targets alike: what it stretches counts for more."""
-        return tensor
 
     def caption(self, subject: Said, rng: random.Random) -> str:
         """What a medium is called in training: all of it, any part of it, sometimes nothing."""

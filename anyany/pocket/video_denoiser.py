@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor, nn
+from torch import nn
 
 from anyany.decoders import VideoDecoder, part_generator
 from anyany.decoders.video import to_frames
@@ -51,7 +51,6 @@ if TYPE_CHECKING:
 Frames = npt.NDArray[np.uint8]
 JITTERS: Final = 3  # clips of each trainable combination in the pool, and one in a nameless color
 _NAMELESS: Final = 0.2  # so many clips of nameless shapes beside them
-_TREND_WEIGHT: Final = 16.0  # the error's course over the frames counts for so much more
 
 
 def video_unet_values() -> dict[str, Any]:
@@ -141,23 +140,9 @@ class ClipPool:
 
 
 class VideoDenoiseTask(DenoiseTask[Clip]):
-    """Denoise clips; see `DenoiseTask`.
-
-    Where a thing begins is chance, and nearly all of the error; where it goes from there is a small
-    part, and the only one that says what moving left means. Any linear map of the error has its
-    least square at the same output, so that part may be stretched.
-    """
+    """Denoise clips; see `DenoiseTask`."""
 
     purpose = "video-denoise"
-
-    def emphasised(self, tensor: Tensor) -> Tensor:
-        """Stretch the linear trend over the frames; [B, C, F, H, W]."""
-        frames = tensor.shape[2]
-        ramp = torch.linspace(-1, 1, frames, device=tensor.device)[:, None, None]
-        ramp = ramp / ramp.norm()
-        trend = (tensor * ramp).sum(2, keepdim=True)  # [B, C, 1, H, W]
-        stretched: Tensor = tensor + ((1 + _TREND_WEIGHT) ** 0.5 - 1) * ramp * trend
-        return stretched
 
     def say(self, subject: Clip, rng: random.Random) -> str:
         """One of many captions of a clip."""
