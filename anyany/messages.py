@@ -179,6 +179,7 @@ class Reply:
         timings: seconds per stage ("encode", "language", "decode.image", ..., "total").
         token_ids: the language model's tokens, signal tokens included.
         finish_reason: "stop", "length" or "cancelled".
+        dropped_turns: how many of the oldest turns were left out of an over-long conversation.
     """
 
     parts: tuple[Part, ...]
@@ -187,6 +188,7 @@ class Reply:
     timings: Mapping[str, float]
     token_ids: tuple[int, ...] = ()
     finish_reason: Literal["stop", "length", "cancelled"] = "stop"
+    dropped_turns: int = 0
 
     @property
     def text(self) -> str:
@@ -235,6 +237,8 @@ class Reply:
             paths.append(part.save(folder / name, metadata=metadata))
             listed.append({"type": part.modality, "file": name})
         record = {"parts": listed, "seed": self.seed, "finish_reason": self.finish_reason}
+        if self.dropped_turns:
+            record["dropped_turns"] = self.dropped_turns
         paths.append(media.write_json(record, folder / "reply.json"))
         return paths
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -132,19 +132,7 @@ class SystemFunction:
     def prepare(self, task: Task) -> Any:
         """The task as a Request, its media read and found to be those that were hashed."""
         item = task.item
-        media = iter(task.inputs)
-        messages = [
-            Message(
-                turn["role"],
-                tuple(
-                    TextPart(part["text"])
-                    if part["type"] == "text"
-                    else self._read(part["type"], next(media))
-                    for part in turn["content"]
-                ),
-            )
-            for turn in item.turns
-        ]
+        messages = read_messages(task, self._read)
         options = {**self.common, **{k: v for k, v in item.options.items() if k != "decoding"}}
         wanted = [m for m in self.system.decoders if item.outputs is None or m in item.outputs]
         decoding: dict[str, Any] = dict(item.options.get("decoding", {}))
@@ -179,6 +167,28 @@ class SystemFunction:
         except MediaError as error:
             told = str(error).removeprefix("the given bytes: ")
             raise MediaError(error.code, f"{shown(name)}: {told}") from None
+
+
+def read_messages(task: Task, read: Callable[[str, Mapping[str, str]], Part]) -> list[Message]:
+    """A task's turns.
+
+    Args:
+        task: its inputs are the media in their order.
+        read: from the kind and the place of an input to a part.
+    """
+    media = iter(task.inputs)
+    return [
+        Message(
+            turn["role"],
+            tuple(
+                TextPart(part["text"])
+                if part["type"] == "text"
+                else read(part["type"], next(media))
+                for part in turn["content"]
+            ),
+        )
+        for turn in task.item.turns
+    ]
 
 
 def read_input(root: Path, place: Mapping[str, str]) -> tuple[str, bytes]:

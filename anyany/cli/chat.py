@@ -122,6 +122,8 @@ class Chat:
             notes.info("seed %d", reply.seed)
         if reply.finish_reason == "length":
             notes.warning("the reply was cut at --max-new-tokens")
+        if reply.dropped_turns:
+            notes.info("too long by now: made without the oldest %d", reply.dropped_turns)
 
     def _write(self, reply: Reply) -> Iterator[Path]:
         """Save a reply's media as reply_001_image_0.png and so on."""

@@ -151,6 +151,7 @@ def chat_object(
         "usage": usage(reply, prompt_tokens),
         "seed": reply.seed,
         "timings": timings(reply),
+        "dropped_turns": reply.dropped_turns,
     }
 
 

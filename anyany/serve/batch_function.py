@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from anyany.batch.functions import read_input, read_part_of_bytes
+from anyany.batch.functions import read_input, read_messages, read_part_of_bytes
 from anyany.batch.items import Task
 from anyany.errors import AnyAnyError, UsageError
-from anyany.messages import Message, Part, Reply, TextPart
+from anyany.messages import Part, Reply
 from anyany.requests import Request
 from anyany.serve.conversation import read_medium
 from anyany.serve.errors import ApiError
@@ -48,19 +48,7 @@ class BatchFunction:
     def prepare(self, task: Task) -> Request:
         """See batch.Function."""
         item = task.item
-        media = iter(task.inputs)
-        messages = [
-            Message(
-                turn["role"],
-                tuple(
-                    TextPart(part["text"])
-                    if part["type"] == "text"
-                    else self._read(part["type"], next(media))
-                    for part in turn["content"]
-                ),
-            )
-            for turn in item.turns
-        ]
+        messages = read_messages(task, self._read)
         options = {k: v for k, v in item.options.items() if k != "decoding"}
         try:
             return self._service.checked(

@@ -34,7 +34,7 @@ from anyany.serve.batch_function import BatchFunction, Stopped
 from anyany.serve.errors import ApiError, not_found, told
 from anyany.serve.files import FileStore, StoredFile
 from anyany.serve.openapi import describe
-from anyany.serve.service import Service, json_body
+from anyany.serve.service import Service, json_body, owner_of
 from anyany.serve.videos import page
 
 logger = logging.getLogger(__name__)
@@ -267,28 +267,24 @@ def router(service: Service, batches: Batches) -> APIRouter:
     @routes.post("/v1/batches", **describe(bodies.BatchBody, "The batch."))
     async def create(http: HttpRequest) -> JSONResponse:
         body = bodies.parse(bodies.BatchBody, await json_body(http, service))
-        batch = await run_in_threadpool(batches.create, _owner(http), body)
+        batch = await run_in_threadpool(batches.create, owner_of(http), body)
         return JSONResponse(batch.told())
 
     @routes.get("/v1/batches", **describe(None, "The batches."))
     async def list_all(http: HttpRequest) -> JSONResponse:
-        return JSONResponse(page([batch.told() for batch in batches.of(_owner(http))]))
+        return JSONResponse(page([batch.told() for batch in batches.of(owner_of(http))]))
 
     @routes.get("/v1/batches/{batch_id}", **describe(None, "The batch."))
     async def get(batch_id: str, http: HttpRequest) -> JSONResponse:
-        return JSONResponse(batches.get(_owner(http), batch_id).told())
+        return JSONResponse(batches.get(owner_of(http), batch_id).told())
 
     @routes.post("/v1/batches/{batch_id}/cancel", **describe(None, "The batch."))
     async def cancel(batch_id: str, http: HttpRequest) -> JSONResponse:
-        batch = batches.get(_owner(http), batch_id)
+        batch = batches.get(owner_of(http), batch_id)
         await run_in_threadpool(batches.cancel, batch)
         return JSONResponse(batch.told())
 
     return routes
-
-
-def _owner(http: HttpRequest) -> str:
-    return str(http.scope["state"]["owner"])
 
 
 def _checked(manifest: Manifest, endpoint: str) -> int:

@@ -28,6 +28,7 @@ from anyany.serve.errors import ApiError, invalid, not_found
 from anyany.serve.forms import clean, read_form
 from anyany.serve.metrics import Metrics
 from anyany.serve.openapi import describe, form
+from anyany.serve.service import owner_of
 from anyany.serve.settings import ServeSettings
 from anyany.serve.videos import page
 
@@ -172,7 +173,7 @@ def router(store: FileStore) -> APIRouter:
 
             def add() -> StoredFile:
                 return store.add(
-                    _owner(http), filename, "batch", lambda out: shutil.copyfileobj(content, out)
+                    owner_of(http), filename, "batch", lambda out: shutil.copyfileobj(content, out)
                 )
 
             stored = await run_in_threadpool(add)
@@ -180,28 +181,24 @@ def router(store: FileStore) -> APIRouter:
 
     @routes.get("/v1/files", **describe(None, "The files."))
     async def list_all(http: HttpRequest) -> JSONResponse:
-        return JSONResponse(page([stored.told() for stored in store.of(_owner(http))]))
+        return JSONResponse(page([stored.told() for stored in store.of(owner_of(http))]))
 
     @routes.get("/v1/files/{file_id}", **describe(None, "The file."))
     async def get(file_id: str, http: HttpRequest) -> JSONResponse:
-        return JSONResponse(store.get(_owner(http), file_id).told())
+        return JSONResponse(store.get(owner_of(http), file_id).told())
 
     @routes.get("/v1/files/{file_id}/content", **describe(None, "Its content."))
     async def content(file_id: str, http: HttpRequest) -> Response:
-        stored = store.get(_owner(http), file_id)
+        stored = store.get(owner_of(http), file_id)
         headers = {"content-disposition": f'attachment; filename="{stored.id}.jsonl"'}
         return FileResponse(store.path(stored), media_type="application/jsonl", headers=headers)
 
     @routes.delete("/v1/files/{file_id}", **describe(None, "What was deleted."))
     async def delete(file_id: str, http: HttpRequest) -> JSONResponse:
-        store.delete(store.get(_owner(http), file_id))
+        store.delete(store.get(owner_of(http), file_id))
         return JSONResponse({"id": file_id, "object": "file", "deleted": True})
 
     return routes
-
-
-def _owner(http: HttpRequest) -> str:
-    return str(http.scope["state"]["owner"])
 
 
 def _shown(name: str) -> str:

@@ -243,6 +243,11 @@ class Service:
                 )
 
 
+def owner_of(http: HttpRequest) -> str:
+    """Whose the request is, as the guard found."""
+    return str(http.scope["state"]["owner"])
+
+
 async def read_body(http: HttpRequest) -> bytes:
     """The body, whole; the guard counts its bytes.
 

@@ -190,6 +190,7 @@ class ChatStream:
             "seed": reply.seed,
             "timings": answers.timings(reply),
             "usage": spent,
+            "dropped_turns": reply.dropped_turns,
         }
         yield self._chunk({}, event, reply.finish_reason)
         if self._with_usage:

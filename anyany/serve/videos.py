@@ -24,7 +24,7 @@ from anyany.serve.forms import clean, read_form
 from anyany.serve.images import check_text, size_of
 from anyany.serve.jobs import Job
 from anyany.serve.openapi import describe
-from anyany.serve.service import Service, json_body
+from anyany.serve.service import Service, json_body, owner_of
 
 _FINISHED: Final = ("completed", "failed")
 
@@ -171,21 +171,21 @@ def router(service: Service, clips: Clips) -> APIRouter:
         service.check_outputs(["video"])
         check_text(service, body.prompt)
         parts = [await service.read_picture(data, "input_reference") for data in references]
-        clip = clips.start(_owner(http), [*parts, TextPart(body.prompt)], body)
+        clip = clips.start(owner_of(http), [*parts, TextPart(body.prompt)], body)
         return JSONResponse(_object(service, clip))
 
     @routes.get("/v1/videos", **describe(None, "The jobs."))
     async def list_all(http: HttpRequest) -> JSONResponse:
-        found = [_object(service, clip) for clip in clips.of(_owner(http))]
+        found = [_object(service, clip) for clip in clips.of(owner_of(http))]
         return JSONResponse(page(found))
 
     @routes.get("/v1/videos/{video_id}", **describe(None, "The job."))
     async def get(video_id: str, http: HttpRequest) -> JSONResponse:
-        return JSONResponse(_object(service, clips.get(_owner(http), video_id)))
+        return JSONResponse(_object(service, clips.get(owner_of(http), video_id)))
 
     @routes.get("/v1/videos/{video_id}/content", **describe(None, "The clip."))
     async def content(video_id: str, http: HttpRequest) -> Response:
-        clip = clips.get(_owner(http), video_id)
+        clip = clips.get(owner_of(http), video_id)
         if clip.status != "completed":
             raise ApiError(409, f"the clip is {clip.status}", code="not_ready")
         headers = {"content-disposition": 'attachment; filename="video_0.mp4"'}
@@ -193,7 +193,7 @@ def router(service: Service, clips: Clips) -> APIRouter:
 
     @routes.delete("/v1/videos/{video_id}", **describe(None, "What was deleted."))
     async def delete(video_id: str, http: HttpRequest) -> JSONResponse:
-        clips.delete(clips.get(_owner(http), video_id))
+        clips.delete(clips.get(owner_of(http), video_id))
         return JSONResponse({"id": video_id, "object": "video.deleted", "deleted": True})
 
     return routes
@@ -208,10 +208,6 @@ def page(found: list[dict[str, Any]]) -> dict[str, Any]:
         "last_id": found[-1]["id"] if found else None,
         "has_more": False,
     }
-
-
-def _owner(http: HttpRequest) -> str:
-    return str(http.scope["state"]["owner"])
 
 
 def _length(body: bodies.VideoBody) -> dict[str, Any]:

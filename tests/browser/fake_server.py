@@ -202,7 +202,8 @@ def answer(model: FakeModel, body: Event, asked: str) -> Iterator[Event]:
             time.sleep(pause)
         part = _part(model, place, seed, asked)
         yield _chunk({"type": "part", **place}, {f"{modality}s": [part]})
-    done = {"type": "finish", "seed": seed, "timings": {"total": 1.84}, "usage": {}}
+    done: Event = {"type": "finish", "seed": seed, "timings": {"total": 1.84}, "usage": {}}
+    done["dropped_turns"] = 2 if "long" in asked else 0
     yield _chunk(done, finish="stop")
 
 

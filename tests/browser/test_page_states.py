@@ -49,6 +49,13 @@ def test_progress_shows_its_steps_and_escape_stops(fake: FakeServer, open_page: 
     assert fake.left.wait(timeout=5)
 
 
+def test_a_reply_without_the_oldest_turns_says_so(fake: FakeServer, open_page: Opener) -> None:
+    page = open_page(fake.url)
+    assert "too long" not in ask(page, "hello").locator(".reply-foot").inner_text()
+    turn = ask(page, "a long story")
+    turn.get_by_text("too long: made without the oldest 2 turns").wait_for()
+
+
 def test_regenerate_keeps_both_versions_and_draws_a_new_seed(
     fake: FakeServer, open_page: Opener
 ) -> None:

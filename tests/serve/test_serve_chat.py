@@ -109,6 +109,23 @@ def test_a_picture_goes_in_and_the_conversation_goes_on(
     assert data_of(again["images"][0]) == blue.images[0].save(tmp_path / "b.png").read_bytes()
 
 
+def test_an_answer_says_how_many_turns_it_was_made_without(
+    pocket: tuple[httpx.Client, AnyToAny],
+) -> None:
+    client, _ = pocket
+    told = [
+        {"role": role, "content": words}
+        for _ in range(8)
+        for role, words in (("user", "a small red bell " * 16), ("assistant", "here is a bell."))
+    ]
+    body = {"messages": [*told, {"role": "user", "content": "hello"}], "modalities": ["text"]}
+    short = {**body, "truncate": "oldest_turns", "max_tokens": 8}
+    dropped = client.post(CHAT, json=short).json()["dropped_turns"]
+    assert 0 < dropped < 8
+    (finish,) = of_type(events(client, short), "finish")
+    assert finish["event"]["dropped_turns"] == dropped
+
+
 def test_the_unmodified_openai_client_chats_and_streams(
     pocket: tuple[httpx.Client, AnyToAny],
 ) -> None:

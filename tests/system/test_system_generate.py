@@ -274,5 +274,7 @@ def test_long_conversations_are_refused_or_shortened(pocket: AnyToAny) -> None:
         turns, outputs={"text"}, seed=7, max_new_tokens=8, truncate="oldest_turns"
     )
     assert short.text
+    assert 0 < short.dropped_turns < 8
+    assert pocket.generate("hello", outputs={"text"}, truncate="oldest_turns").dropped_turns == 0
     with pytest.raises(PromptError, match="the last turn alone is longer"):
         pocket.generate("word " * 2000, outputs={"text"}, truncate="oldest_turns")

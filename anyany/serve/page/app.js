@@ -115,7 +115,8 @@ class App {
     announce("The model is answering");
     try {
       const before = this.turns.slice(0, this.turns.indexOf(turn) + 1);
-      const request = await requestFor(before, this.model, extra);
+      const { request, dropped } = await requestFor(before, this.model, extra);
+      reply.dropped = dropped;
       const key = this.settings.key.value.trim();
       for await (const chunk of streamedReply(request, { key, signal: running.signal })) {
         const near = isNearTheEnd();

@@ -3,6 +3,7 @@
 /**
  * One reply as it grows.
  *
+ * dropped: how many of the oldest turns it was made without.
  * parts: by their place in the reply; {modality: "text", text} or
  *     {modality, step, total, part} where `part` is the server's, null until it is done.
  * state: "waiting", "running", "done", "stopped" or "failed".
@@ -14,6 +15,7 @@ export class Reply {
   seed = null;
   timings = {};
   finish = "";
+  dropped = 0;
   error = null;
 
   /**
@@ -53,6 +55,7 @@ export class Reply {
         this.timings = event.timings ?? {};
         this.seed = event.seed ?? this.seed;
         this.finish = choices?.[0]?.finish_reason ?? "stop";
+        this.dropped += event.dropped_turns ?? 0;
         return null;
       default:
         return null; // kinds that a later server may add
@@ -135,16 +138,19 @@ export class Turn {
  * @param {Turn[]} turns the last one is to be answered.
  * @param {object} model as GET /v1/models tells.
  * @param {object} extra more of the body, such as the seed.
+ * @returns {{request: object, dropped: number}} the body, and how many turns it has no room for.
  */
 export async function requestFor(turns, model, extra) {
   const last = turns.at(-1);
   const answered = turns.slice(0, -1).filter((turn) => turn.reply?.content.length);
   const most = Math.max(0, Math.floor(((model.limits?.messages ?? 64) - 1) / 2));
   const messages = [];
-  for (const turn of most ? answered.slice(-most) : []) {
+  const kept = most ? answered.slice(-most) : [];
+  for (const turn of kept) {
     messages.push({ role: "user", content: await turn.content() });
     messages.push({ role: "assistant", content: turn.reply.content });
   }
   messages.push({ role: "user", content: await last.content() });
-  return { model: model.id, messages, truncate: "oldest_turns", ...last.options, ...extra };
+  const request = { model: model.id, messages, truncate: "oldest_turns", ...last.options, ...extra };
+  return { request, dropped: answered.length - kept.length };
 }

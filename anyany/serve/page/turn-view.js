@@ -125,6 +125,10 @@ export class TurnView {
     }
     if (reply.text) items.push(copyButton(reply.text));
     if (versions.length > 1 && this.last) items.push(this.versionSwitch(versions.length, chosen));
+    if (reply.state === "done" && reply.dropped) {
+      const which = reply.dropped === 1 ? "turn" : `${reply.dropped} turns`;
+      items.push(make("span", { className: "figures" }, `too long: made without the oldest ${which}`));
+    }
     if (reply.timings.total) items.push(make("span", { className: "figures" }, duration(reply.timings.total)));
     if (reply.state === "done" && reply.seed !== null && !reply.media.length) {
       items.push(make("span", { className: "figures" }, `seed ${reply.seed}`));
