@@ -22,7 +22,7 @@ STEP: Final = 3.0  # pixels from frame to frame
 GROWTH: Final = 1.8  # from the first frame to the last, or its inverse
 _RADII: Final = (9.0, 14.0)  # pixels, of things that move
 _SMALLEST: Final = (8.0, 9.5)  # pixels, of things that grow or shrink
-_STARTS: Final = (0.25, 0.75)
+_STARTS: Final = (0.4, 0.6)
 _MARGIN: Final = 2.0  # pixels to the frame
 _TOWARDS: Final = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 
@@ -44,7 +44,7 @@ class ClipJitter:
 
     @classmethod
     def draw(cls, rng: random.Random) -> ClipJitter:
-        """At even chance, the start in the middle half of what the motion allows.
+        """At even chance, the start in the middle fifth of what the motion allows.
 
         From anywhere, a start tells so little of the way that no denoiser learnt to heed the words.
         """

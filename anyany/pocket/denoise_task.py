@@ -31,7 +31,6 @@ Said = TypeVar("Said", bound=Described)
 GUIDANCE: Final = 2.0
 _EMPTY_CAPTIONS: Final = 0.1  # for guidance
 _WHOLE_CAPTIONS: Final = 0.5
-_TIMESTEP_POWER: Final = 0.6
 
 
 class Pool(Protocol[Said]):
@@ -59,6 +58,7 @@ class DenoiseTask(Task, Generic[Said]):
 
     purpose: ClassVar[str]  # names the stream of chance
     event_weight: ClassVar[float] = 3.0  # cells with something count for so many more
+    timestep_power: ClassVar[float] = 0.6  # below 1 leans to high noise
 
     def __init__(self, decoder: Any, pool: Pool[Said], *, evaluation: Sequence[Said] = ()) -> None:
         super().__init__(decoder.unet, num_samples=None)
@@ -92,7 +92,7 @@ class DenoiseTask(Task, Generic[Said]):
         """Squared error of the velocity, weighted towards where something is."""
         clean = batch["latents"]
         alphas = self.alphas_cumprod.to(clean.device)
-        steps = biased_timesteps(draws.uniform(), len(alphas), power=_TIMESTEP_POWER)
+        steps = biased_timesteps(draws.uniform(), len(alphas), power=self.timestep_power)
         noise = draws.normal(*clean.shape[1:])
         signal = alphas[steps]
         told = unet_inputs(Condition(batch["condition"]))
