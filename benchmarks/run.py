@@ -34,7 +34,7 @@ HERE: Final = Path(__file__).resolve().parent
 DOCS: Final = HERE.parent / "docs" / "benchmarks.md"
 BEGIN: Final = "<!-- benchmarks:begin -->"
 END: Final = "<!-- benchmarks:end -->"
-PARTS: Final = ("mix", "accuracy", "overhead", "invariance", "startup", "profile")
+PARTS: Final = ("mix", "accuracy", "overhead", "reply", "invariance", "startup", "profile")
 LIBRARIES: Final = ("anyany", "torch", "diffusers", "transformers", "numpy")
 CLI: Final = "import sys; from anyany.cli import main; sys.exit(main())"
 
@@ -77,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "mix": measure_mix,
         "accuracy": measure_accuracy,
         "overhead": measure_overhead,
+        "reply": measure_reply,
         "invariance": measure_invariance,
         "startup": measure_startup,
         "profile": measure_profile,
@@ -134,6 +135,11 @@ def measure_accuracy(arguments: argparse.Namespace, size: Size) -> dict[str, Any
 def measure_overhead(arguments: argparse.Namespace, size: Size) -> dict[str, Any]:
     """`generate` for one picture over the bare loop."""
     return _child("overhead.py", arguments, "--repeats", str(size.repeats))
+
+
+def measure_reply(arguments: argparse.Namespace, size: Size) -> dict[str, Any]:
+    """One reply with every medium."""
+    return _child("reply.py", arguments, "--repeats", str(min(size.repeats, 5)))
 
 
 def measure_invariance(arguments: argparse.Namespace, size: Size) -> dict[str, Any]:

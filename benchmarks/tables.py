@@ -30,6 +30,7 @@ def markdown(results: _Results) -> str:
         "mix": _mix,
         "accuracy": _accuracy,
         "overhead": _overhead,
+        "reply": _reply,
         "invariance": _invariance,
         "startup": _startup,
         "profile": _profile,
@@ -153,6 +154,19 @@ def _overhead(results: _Results) -> list[str]:
         "records provenance.",
         "",
         *_table(["preset", "bare loop", "with the VAE", "decode stage", "generate"], rows),
+    ]
+
+
+def _reply(results: _Results) -> list[str]:
+    found = results["reply"]
+    seconds = found["seconds"]
+    stages = ", ".join(f"{name} {value:.2f}" for name, value in found["stages"].items())
+    steps = ", ".join(f"{name} {value}" for name, value in found["steps"].items())
+    return [
+        f"### One reply with {', '.join(found['modalities'])} (goal: ≤ 10 s, floor 25 s)",
+        "",
+        f"{median(seconds):.2f} s, the median of {len(seconds)} warm runs ({min(seconds):.2f} to "
+        f"{max(seconds):.2f}). Seconds by stage: {stages}. Denoising steps: {steps}.",
     ]
 
 

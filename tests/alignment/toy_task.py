@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -85,3 +85,32 @@ def curve(folder: Path, kind: str | None = None) -> list[dict[str, object]]:
     """The metrics without the clock's figures."""
     lines = read_metrics(folder, kind)
     return [{name: line[name] for name in line if name != "seconds"} for line in lines]
+
+
+class Linear(Task):
+    """Least squares with a weight per sample; deterministic, nothing random."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(3, 1, bias=False), num_samples=24)
+        nn.init.constant_(self.module.get_parameter("weight"), 0.5)
+        generator = torch.Generator().manual_seed(3)
+        self.inputs = torch.randn(24, 3, generator=generator)
+        self.targets = self.inputs @ torch.tensor([[1.0], [-2.0], [3.0]])
+        self.weights = torch.arange(24.0) % 5  # some weigh nothing
+        self.seen: list[int] = []
+
+    def batch(self, indices: Sequence[int], draws: Draws) -> dict[str, Tensor]:
+        self.seen.extend(indices)
+        rows = list(indices)
+        return {"in": self.inputs[rows], "out": self.targets[rows], "weight": self.weights[rows]}
+
+    def loss(self, batch: dict[str, Tensor], draws: Draws) -> LossOutput:
+        error = (self.module(batch["in"]) - batch["out"]).square().squeeze(1)
+        weight = batch["weight"].sum()
+        total = (error * batch["weight"]).sum() / weight.clamp(min=1)
+        return LossOutput(total, {"error": error.mean()}, weight)
+
+
+def same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
+    """Whether two sets of weights are equal to the bit."""
+    return set(first) == set(second) and all(torch.equal(first[k], second[k]) for k in first)

@@ -16,8 +16,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from anyany.dummy import read_sizes
-from anyany.encoders import GroupedConfig, GroupedProjector, ProjectorConfig
+from anyany import system_files
+from anyany.dummy import decoder_sizes, read_sizes
+from anyany.encoders import GroupedConfig, GroupedProjector, ImageBind, ProjectorConfig
 from anyany.language import LoraSettings, SignalSpec
 from anyany.system_config import SystemConfig
 
@@ -243,3 +244,21 @@ def _varint(number: int) -> bytes:
     while number > 0x7F:
         out, number = out + bytes([number & 0x7F | 0x80]), number >> 7
     return out + bytes([number])
+
+
+def write_frozen(folder: Path) -> dict[str, Path]:
+    """Tiny decoders in folders, and a pickled ImageBind."""
+    places = {}
+    for modality, entry in read_sizes(TINY)[0].decoders.items():
+        kind = system_files.DECODERS[modality]
+        decoder = kind.from_config(decoder_sizes(modality, entry), device="cpu")
+        decoder.save_pretrained(folder / modality)
+        spec = decoder.condition.tensors
+        zeros = {name: torch.zeros(1, *tensor.shape) for name, tensor in spec.items()}
+        save_flat(zeros, folder / modality / "unconditional.safetensors")
+        places[modality] = folder / modality
+    torch.manual_seed(2)
+    places["imagebind"] = folder / "imagebind_huge.pth"
+    torch.save(ImageBind(read_sizes(TINY)[0].encoder.imagebind).state_dict(), folder / "i")
+    (folder / "i").rename(places["imagebind"])
+    return places

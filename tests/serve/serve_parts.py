@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -190,3 +191,22 @@ def ask(text: str, *modalities: str, **more: Any) -> dict[str, Any]:
     """A chat's body."""
     body: dict[str, Any] = {"messages": [{"role": "user", "content": text}], **more}
     return {**body, "modalities": list(modalities)} if modalities else body
+
+
+def address_of(client: httpx.Client) -> tuple[str, int]:
+    url = client.base_url
+    assert url.port is not None
+    return url.host, url.port
+
+
+def raw(client: httpx.Client, data: bytes, seconds: float = 5.0) -> bytes:
+    """Send bytes, and read until the server closes or falls silent."""
+    with socket.create_connection(address_of(client), timeout=seconds) as link:
+        link.sendall(data)
+        found = b""
+        try:
+            while piece := link.recv(65_536):
+                found += piece
+        except TimeoutError:
+            pass
+    return found
