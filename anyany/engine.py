@@ -88,28 +88,48 @@ class Engine:
         self.settings = settings or EngineSettings()
         self.annotate = annotate
 
-    def run(self, requests: Iterable[Request]) -> Iterator[tuple[int, Reply | AnyAnyError]]:
+    def run(
+        self, requests: Iterable[Request], more: Callable[[], Iterable[Request]] | None = None
+    ) -> Iterator[tuple[int, Reply | AnyAnyError]]:
         """Answer requests window by window, in bounded memory.
+
+        Args:
+            requests: what there is to do.
+            more: asked while the language model has room: requests that came meanwhile. Their
+                numbers go on from the last of `requests` that has been taken.
 
         Yields:
             A request's number and its reply, or the error for which it alone failed, as soon as
             there is one: in order of windows, not of requests.
         """
-        numbered = enumerate(requests)
-        while window := list(itertools.islice(numbered, WINDOW)):
-            jobs = [Job(n, request, time.perf_counter()) for n, request in window]
-            for job in self._finished(jobs):
+        numbers = itertools.count()
+        coming = iter(requests)
+        while window := list(itertools.islice(coming, WINDOW)):
+            jobs = [Job(next(numbers), request, time.perf_counter()) for request in window]
+            for job in self._finished(jobs, numbers, more):
                 yield job.number, job.error or self._reply(job)
 
     @torch.no_grad()
-    def _finished(self, jobs: Sequence[Job]) -> Iterator[Job]:
+    def _finished(
+        self,
+        jobs: Sequence[Job],
+        numbers: Iterator[int],
+        more: Callable[[], Iterable[Request]] | None,
+    ) -> Iterator[Job]:
         """A window's jobs through all stages, each as soon as it has nothing left to do."""
         for job in jobs:
             self._encode(job)
             if not job.open:
                 yield job
+
+        def joining() -> Iterator[Job]:
+            for request in more() if more else ():
+                job = Job(next(numbers), request, time.perf_counter())
+                self._encode(job)
+                yield job
+
         waiting: dict[tuple[Modality, str], list[MediaSpan]] = {}  # spans alike, too few for a call
-        for job in self._language([job for job in jobs if job.open]):
+        for job in self._language([job for job in jobs if job.open], joining if more else None):
             spans = [span for modality in self.decoders for span in media_spans(job, modality)]
             job.missing = len(spans)
             if not (job.open and spans):
@@ -144,10 +164,8 @@ class Engine:
 
     def _lay_out(self, job: Job, messages: Sequence[Message]) -> None:
         parts = user_media(messages)
-        job.media = {
-            index: self.bridge.project(self.bridge.encode(self.bridge.prepare(part)))
-            for index, part in parts.items()
-        }
+        asked = self.bridge.instructions(messages)
+        job.media = {i: self.bridge.read(part, asked.get(i)) for i, part in parts.items()}
         job.layout = self.bridge.layout(messages, job.media)
         job.prompt = self.bridge.embed(job.layout, job.media)
 
@@ -173,19 +191,41 @@ class Engine:
             layout=job.layout,
         )
 
-    def _language(self, jobs: Sequence[Job]) -> Iterator[Job]:
-        """All prompts through the one decode loop; each job when its text and spans are there."""
+    def _language(
+        self, first: Sequence[Job], joining: Callable[[], Iterator[Job]] | None = None
+    ) -> Iterator[Job]:
+        """All prompts through the one decode loop; each job when its text and spans are there.
+
+        Args:
+            first: jobs whose prompts are laid out.
+            joining: gives others while there is room; those that are not open are passed on.
+        """
         settings = replace(self.settings.language, batch_invariant=self.settings.batch_invariant)
+        jobs, since = list(first), [0.0] * len(first)
+        closed: list[Job] = []
         spent, resumed = 0.0, time.perf_counter()
+
+        def more() -> Iterator[DecodeRequest]:
+            for job in joining() if joining else ():
+                if job.open:
+                    jobs.append(job)
+                    since.append(spent + time.perf_counter() - resumed)
+                    yield self._decode_request(job)
+                else:
+                    closed.append(job)
+
         try:
             answers = generate_iter(
-                self.bridge.language, [self._decode_request(job) for job in jobs], settings
+                self.bridge.language,
+                [self._decode_request(job) for job in jobs],
+                settings,
+                more=more if joining else None,
             )
             for index, decoded in answers:
                 spent += time.perf_counter() - resumed
                 jobs[index].decoded = decoded
                 jobs[index].stopped = decoded.finish_reason == "cancelled"
-                jobs[index].timings["language"] = spent
+                jobs[index].timings["language"] = spent - since[index]
                 yield jobs[index]
                 resumed = time.perf_counter()  # what was done with the job is no time of ours
         except Exception as error:
@@ -193,9 +233,10 @@ class Engine:
             if len(jobs) == 1:
                 left[0].error = wrapped(error, "language")
                 yield left[0]
-                return
-            for job in left:  # one of them is to blame: each alone
-                yield from self._language([job])
+            else:
+                for job in left:  # one of them is to blame: each alone
+                    yield from self._language([job])
+        yield from closed
 
     def _calls_of(self, modality: Modality) -> int:
         """Parts of a decoder call: in invariant mode the device's fixed number."""

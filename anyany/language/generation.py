@@ -3,7 +3,7 @@
 A span can only start with its modality's first token; the rest is then forced, in one pass that
 yields all its states. Rows live in fixed slots (`cache.py`); a pass is a prompt by itself, a span
 by itself, or one token of every row, so a row's numbers never depend on its neighbours nor on its
-place among them. Finished rows make room for the next request at once.
+place among them. Finished rows make room at once, for requests that came meanwhile too.
 
 Shapes: R rows, T prompt tokens, S tokens of a span, D language width, V vocabulary, n signal
 tokens, L slots.
@@ -11,8 +11,9 @@ tokens, L slots.
 
 from __future__ import annotations
 
+import functools
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
@@ -57,6 +58,8 @@ def generate_iter(
     model: LanguageModel,
     requests: Sequence[DecodeRequest],
     settings: DecodeSettings | None = None,
+    *,
+    more: Callable[[], Iterable[DecodeRequest]] | None = None,
 ) -> Iterator[tuple[int, Decoded]]:
     """Answer requests, each as soon as it is finished.
 
@@ -64,6 +67,8 @@ def generate_iter(
         model: the language model.
         requests: any mix of lengths, outputs and sampling.
         settings: rows and mode.
+        more: asked whenever a row is free and nothing waits: requests that came meanwhile, counted
+            on from the others; checked by whoever gives them.
 
     Yields:
         A request's index and its answer.
@@ -74,25 +79,66 @@ def generate_iter(
     settings = settings or DecodeSettings()
     for request in requests:
         check_request(model, request)
-    for num_slots, indices in _by_cache_size(requests, settings).items():
-        rows = settings.rows if settings.batch_invariant else min(settings.rows, len(indices))
+    line = _Line(requests, more, own_size=settings.batch_invariant)
+    while num_slots := line.cache_size():
+        rows = settings.rows if settings.batch_invariant or more else min(settings.rows, len(line))
         loop = _DecodeLoop(model, settings, num_rows=rows, num_slots=num_slots)
-        yield from loop.run([(index, requests[index]) for index in indices])
+        yield from loop.run(functools.partial(line.take, num_slots))
 
 
-def _by_cache_size(
-    requests: Sequence[DecodeRequest], settings: DecodeSettings
-) -> dict[int, list[int]]:
-    """Requests by the slots that they need; in invariant mode each by its own need alone."""
-    sizes: dict[int, list[int]] = {}
-    for index, request in enumerate(requests):
-        size = _SMALLEST_CACHE
-        while size < request.prompt.shape[0] + request.max_new_tokens:
-            size *= 2
-        sizes.setdefault(size, []).append(index)
-    if settings.batch_invariant or not sizes:
-        return sizes
-    return {max(sizes): list(range(len(requests)))}
+class _Line:
+    """Requests that wait, by the slots that they need.
+
+    Args:
+        requests: that are there.
+        more: gives those that came meanwhile.
+        own_size: a request runs in a cache of the size that it needs by itself, no larger one.
+    """
+
+    def __init__(
+        self,
+        requests: Sequence[DecodeRequest],
+        more: Callable[[], Iterable[DecodeRequest]] | None,
+        *,
+        own_size: bool,
+    ) -> None:
+        self._more = more
+        self._own_size = own_size
+        self._count = 0
+        self._waiting: dict[int, deque[tuple[int, DecodeRequest]]] = {}
+        self._add(requests)
+
+    def __len__(self) -> int:
+        return sum(len(line) for line in self._waiting.values())
+
+    def cache_size(self) -> int:
+        """Slots of the next cache; 0 = nothing waits."""
+        sizes = [size for size, line in self._waiting.items() if line]
+        if not sizes:
+            return 0
+        return sizes[0] if self._own_size else max(sizes)
+
+    def take(self, num_slots: int) -> tuple[int, DecodeRequest] | None:
+        """The next request for a cache of this size, if there is one."""
+        line = self._line_for(num_slots)
+        if not line and self._more is not None:
+            self._add(self._more())
+            line = self._line_for(num_slots)
+        return line.popleft() if line else None
+
+    def _add(self, requests: Iterable[DecodeRequest]) -> None:
+        for request in requests:
+            size = _SMALLEST_CACHE
+            while size < request.prompt.shape[0] + request.max_new_tokens:
+                size *= 2
+            self._waiting.setdefault(size, deque()).append((self._count, request))
+            self._count += 1
+
+    def _line_for(self, num_slots: int) -> deque[tuple[int, DecodeRequest]] | None:
+        if self._own_size:
+            return self._waiting.get(num_slots)
+        fitting = [line for size, line in self._waiting.items() if line and size <= num_slots]
+        return min(fitting, key=lambda line: line[0][0], default=None)
 
 
 class _DecodeLoop:
@@ -119,23 +165,26 @@ class _DecodeLoop:
         self.span_embeddings: dict[Modality, Tensor] = {}
 
     @torch.no_grad()
-    def run(self, requests: Sequence[tuple[int, DecodeRequest]]) -> Iterator[tuple[int, Decoded]]:
-        waiting = deque(requests)
-        while waiting or any(self.rows):
-            self._refill(waiting)
+    def run(
+        self, take: Callable[[], tuple[int, DecodeRequest] | None]
+    ) -> Iterator[tuple[int, Decoded]]:
+        self._refill(take)
+        while any(self.rows):
             self._poll_cancelled()
             spans = self._choose()
             yield from self._retire()
             self._step([r for r, row in enumerate(self.rows) if row and r not in spans])
             self._write_spans(spans)
             yield from self._retire()
+            self._refill(take)
 
-    def _refill(self, waiting: deque[tuple[int, DecodeRequest]]) -> None:
+    def _refill(self, take: Callable[[], tuple[int, DecodeRequest] | None]) -> None:
         fresh: list[int] = []
         for r, row in enumerate(self.rows):
-            if row is None and waiting:
-                index, request = waiting.popleft()
-                self.rows[r] = Row(index, request, self.model, max_spans=self.settings.max_spans)
+            if row is None:
+                if (found := take()) is None:
+                    break
+                self.rows[r] = Row(*found, self.model, max_spans=self.settings.max_spans)
                 fresh.append(r)
         if fresh:
             self.model.adapter.reset(fresh)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from anyany.errors import AnyAnyError
@@ -28,8 +28,10 @@ class Model(Protocol):
     def request(self, messages: Sequence[Message], **arguments: Any) -> Request:
         """A checked request. Raises UsageError and its like."""
 
-    def run(self, requests: Sequence[Request]) -> Iterator[tuple[int, Reply | AnyAnyError]]:
-        """Answers by number, each as soon as there is one."""
+    def run(
+        self, requests: Sequence[Request], more: Callable[[], Iterable[Request]] | None = None
+    ) -> Iterator[tuple[int, Reply | AnyAnyError]]:
+        """Answers by number, each as soon as there is one; see `scheduler.Runner`."""
 
     def prompt_tokens(self, messages: Sequence[Message]) -> int:
         """Tokens of a conversation, those of users' media left out."""
@@ -78,9 +80,11 @@ class SystemModel:
         """See Model."""
         return self.system.request(list(messages), **arguments)
 
-    def run(self, requests: Sequence[Request]) -> Iterator[tuple[int, Reply | AnyAnyError]]:
+    def run(
+        self, requests: Sequence[Request], more: Callable[[], Iterable[Request]] | None = None
+    ) -> Iterator[tuple[int, Reply | AnyAnyError]]:
         """See Model."""
-        return self._engine.run(requests)
+        return self._engine.run(requests, more)
 
     def prompt_tokens(self, messages: Sequence[Message]) -> int:
         """See Model."""

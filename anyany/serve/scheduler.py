@@ -1,9 +1,10 @@
 """One thread, one engine, many clients.
 
 Waiting requests are taken together, up to the engine's window: text by itself, for it is quick,
-then media; each is answered as soon as it is finished. While a medium is decoded, text that came
-in the meantime is answered between denoising steps, and takes at most half of the time. Batches'
-requests run when nobody else waits.
+then media; each is answered as soon as it is finished. Text joins a call of text that is at work
+as soon as there is room, unless others wait. While a medium is decoded, text that came in the
+meantime is answered between denoising steps, and takes at most half of the time. Batches' requests
+run when nobody else waits.
 
 The inner call is safe because the engine keeps no state between requests: the two share weights
 alone.
@@ -11,12 +12,13 @@ alone.
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, Protocol
 
 from anyany.errors import AnyAnyError, Cancelled, InternalError
@@ -39,8 +41,15 @@ _MOST_RETRY: Final = 60  # seconds
 class Runner(Protocol):
     """What the scheduler drives: `Engine`, or a stand-in."""
 
-    def run(self, requests: Sequence[Request]) -> Iterator[tuple[int, Reply | AnyAnyError]]:
-        """A request's number and its reply or error, each as soon as there is one."""
+    def run(
+        self, requests: Sequence[Request], more: Callable[[], Iterable[Request]] | None = None
+    ) -> Iterator[tuple[int, Reply | AnyAnyError]]:
+        """A request's number and its reply or error, each as soon as there is one.
+
+        Args:
+            requests: to begin with.
+            more: asked while there is room: requests that came meanwhile, numbered on.
+        """
 
 
 class Scheduler:
@@ -155,7 +164,7 @@ class Scheduler:
             while True:
                 self._purge()
                 lines = [kind for kind in KINDS if self._waiting[kind]]
-                if lines and not self._gather():
+                if lines and (lines[0] == "text" or not self._gather()):
                     break
                 if not lines and self._ending:
                     return []
@@ -171,6 +180,8 @@ class Scheduler:
     def _gather(self) -> bool:
         """Wait a moment for clients that were just answered and ask again: together is cheaper.
 
+        Text need not wait: it joins.
+
         Returns:
             Whether to look again.
         """
@@ -180,9 +191,9 @@ class Scheduler:
         self._changed.wait(left)
         return True
 
-    def _take(self, kind: Kind) -> list[Job]:
+    def _take(self, kind: Kind, most: int | None = None) -> list[Job]:
         line = self._waiting[kind]
-        taken = [line.popleft() for _ in range(min(self._together[kind], len(line)))]
+        taken = [line.popleft() for _ in range(min(most or self._together[kind], len(line)))]
         self._at_work.update(taken)
         return taken
 
@@ -201,8 +212,10 @@ class Scheduler:
             if job.kind != "text" and self._nests:
                 job.between = self._between
         self._mark = began
+        joins = batch[0].kind == "text" and not self._nested
+        more = functools.partial(self._join, batch) if joins else None
         try:
-            for number, answer in self._runner.run([job.request for job in batch]):
+            for number, answer in self._runner.run([job.request for job in batch], more):
                 self._finish(batch[number], answer)
         except Exception as error:
             logger.error("the engine failed", exc_info=error)
@@ -215,6 +228,18 @@ class Scheduler:
         if len(batch) > 1 or self.depth:
             self._until = began + spent + min(GATHER_SHARE * spent, GATHER_MOST)
         self._metrics.observe("anyany_call_jobs", len(batch), kind=batch[0].kind)
+
+    def _join(self, batch: list[Job]) -> list[Request]:
+        """Text that came while a call of text is at work; none while others wait for their turn."""
+        with self._changed:
+            if any(self._waiting[kind] for kind in KINDS if kind != "text"):
+                return []
+            self._purge()
+            joined = self._take("text", FEW)
+        for job in joined:
+            self._metrics.observe("anyany_wait_seconds", time.monotonic() - job.made, kind=job.kind)
+        batch += joined
+        return [job.request for job in joined]
 
     def _finish(self, job: Job, answer: Reply | AnyAnyError) -> None:
         job.between = None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import httpx
@@ -61,9 +62,18 @@ class FakeModel:
         decoders = dict.fromkeys(cast("tuple[Modality, ...]", ("image", "video", "audio")))
         return make_request(decoders, list(messages), **arguments)
 
-    def run(self, requests: Sequence[Request]) -> Iterator[tuple[int, Reply | AnyAnyError]]:
-        self.calls.append([request.messages[-1].text for request in requests])
-        for number, request in enumerate(requests):
+    def run(
+        self, requests: Sequence[Request], more: Callable[[], Iterable[Request]] | None = None
+    ) -> Iterator[tuple[int, Reply | AnyAnyError]]:
+        asked = list(requests)
+        self.calls.append([request.messages[-1].text for request in asked])
+        for number in itertools.count():
+            if number == len(asked) and more is not None:
+                asked += more()
+                self.calls[-1] += [request.messages[-1].text for request in asked[number:]]
+            if number == len(asked):
+                return
+            request = asked[number]
             self.depth += 1
             try:
                 self.hook(request)

@@ -62,10 +62,30 @@ def test_waiting_requests_go_together() -> None:
         scheduler.start()
         replies = [await job.answer() for job in jobs]
         assert [reply.text for reply in replies] == [f"n{i}" for i in range(12)]
-        assert [len(call) for call in model.calls] == [8, 4]
+        assert [len(call) for call in model.calls] == [12]  # the last four joined
         assert scheduler.position(jobs[3]) == 0
 
     run(model, test, start=False)
+
+
+def test_text_joins_until_a_medium_waits() -> None:
+    model = FakeModel(word_seconds=0.2)
+
+    async def test(scheduler: Scheduler) -> None:
+        first = queue(scheduler, request("t0"))
+        while not model.calls:
+            await asyncio.sleep(0.01)
+        joins = queue(scheduler, request("one two three"))
+        while sum(map(len, model.calls)) < 2:
+            await asyncio.sleep(0.01)
+        medium = queue(scheduler, request("m", "image", steps=1), "media")
+        late = queue(scheduler, request("t1"))
+        for job in (first, joins, medium, late):
+            await job.answer()
+        assert model.calls[0] == ["t0", "one two three"]
+        assert sorted(call for calls in model.calls[1:] for call in calls) == ["m", "t1"]
+
+    run(model, test)
 
 
 def test_text_is_answered_while_a_medium_is_decoded() -> None:
@@ -136,7 +156,7 @@ def test_batches_come_last_but_come(nests: bool) -> None:
     run(model, test, start=False, nests=nests)
     place = model.calls.index(["b0", "b1"])
     assert 2 <= place <= 10
-    assert all(len(call) <= FEW for call in model.calls)
+    assert all(len(call) <= FEW for call in model.calls[: place + 1])  # nobody joined
 
 
 def test_a_full_queue_refuses_and_makes_room_for_those_who_left() -> None:
