@@ -189,6 +189,7 @@ class Engine:
             on_event=request.on_event,
             cancelled=request.cancelled,
             layout=job.layout,
+            visual=job.media,
         )
 
     def _language(

@@ -23,7 +23,7 @@ from anyany.decoders import OutputProjector
 from anyany.devices import find_device
 from anyany.engine import WINDOW, Engine
 from anyany.errors import AnyAnyError, CheckpointError, UsageError
-from anyany.language import LanguageModel, LoraAdapter
+from anyany.language import HookedAdapter, LanguageModel, LoraAdapter
 from anyany.media import Provenance
 from anyany.messages import (
     MediaPart,
@@ -164,11 +164,12 @@ class AnyToAny:
         rows = sum(p.numel() for p in self.language.rows.parameters())
         adapter = sum(p.numel() for p in self.language.adapter.trainable())
         own = self.language.adapter
+        beside = isinstance(own, HookedAdapter)
         merged = isinstance(own, LoraAdapter) and own.merged  # then it is no part of the model
         counts = {
             "encoder": _count(self.bridge.encoders),
             "input_projector": _count(self.bridge.projectors),
-            "language": _count(self.language.lm) - (0 if merged else adapter),
+            "language": _count(self.language.lm) - (0 if merged or beside else adapter),
             "adapter": adapter,
             "signal_rows": rows,
         }

@@ -43,7 +43,7 @@ from anyany.encoders import (
     save_projector,
 )
 from anyany.errors import CheckpointError, ConfigError, ResourceError
-from anyany.language import LanguageModel, LoraAdapter
+from anyany.language import HookedAdapter, LanguageModel, LoraAdapter
 from anyany.messages import Modality
 from anyany.system_config import SystemConfig, system_names
 from anyany.weights import load_strict, save_tensors, write_manifest
@@ -131,6 +131,8 @@ def load(
         language.adapter.load(folder / "adapter")
         if quantization is None:
             language.adapter.merge()
+    elif isinstance(language.adapter, HookedAdapter):
+        language.adapter.load(folder / "adapter")
     bridge = make_bridge(config, imagebind, language)
     for name in bridge.projectors:
         path = folder / "input_projector" / f"{name}.safetensors"
@@ -182,10 +184,11 @@ def save(
         _save_tuned(folder, bridge, output_projectors)
         adapter = bridge.language.adapter
         settings = adapter.settings if isinstance(adapter, LoraAdapter) else None
+        named = {adapter.kind: adapter.settings} if isinstance(adapter, HookedAdapter) else {}
         written = replace(
             config,
             encoder=replace(config.encoder, source="encoder/imagebind.safetensors"),
-            language=replace(config.language, source="language", lora=settings),
+            language=replace(config.language, source="language", lora=settings, **named),
             decoders={
                 name: replace(entry, source=f"decoders/{name}")
                 for name, entry in config.decoders.items()
@@ -252,7 +255,7 @@ def _save_tuned(
         save_tensors(projector.state_dict(), path, None)
     save_tensors(bridge.language.rows.state_dict(), folder / ROWS, None)
     adapter = bridge.language.adapter
-    if isinstance(adapter, LoraAdapter):
+    if isinstance(adapter, LoraAdapter | HookedAdapter):
         adapter.save(folder / "adapter")
 
 

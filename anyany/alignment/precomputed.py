@@ -20,7 +20,7 @@ from anyany.alignment.samples import MediaFile, MediaTarget, read_embedding
 from anyany.bridges import Bridge, Encoded, Layout
 from anyany.decoders import Condition, ConditionSpec, Decoder
 from anyany.errors import UsageError
-from anyany.language import LoraAdapter
+from anyany.language import HookedAdapter, LoraAdapter
 from anyany.messages import MediaPart, Modality
 
 _PROBE = ("", "a small red bell on the left", "two dogs bark, and a horn sounds far away")
@@ -62,7 +62,7 @@ class EncodedMedia:
         found = self._find(prepared.modality, key)
         if found is None:
             found = self.bridge.encode(prepared)
-            self.store.put(key, _to_entry(found))
+            self.store.put(key, found.to_entry())
         return found
 
     def _find(self, modality: Modality, key: str) -> Encoded | None:
@@ -70,12 +70,7 @@ class EncodedMedia:
         entry = self.store.get(key)
         if entry is None:
             return None
-        device = next(self.bridge.encoders[modality].parameters()).device
-        grid = tuple(entry["grid"].tolist()) if "grid" in entry else None
-        positions: tuple[tuple[int, ...] | None, ...] = (None,) * len(entry["tokens"])
-        if "positions" in entry:
-            positions = tuple(tuple(row) for row in entry["positions"].tolist())
-        return Encoded(modality, entry["tokens"].to(device), grid, positions)
+        return Encoded.from_entry(modality, entry).to(self.bridge.device_of(modality))
 
     def _encoder_hash(self, modality: str) -> str:
         if modality not in self._weights:
@@ -196,20 +191,11 @@ def language_hash(bridge: Bridge) -> str:
     """SHA-256 of all in the language model that signal states depend on, and the prompt style."""
     language = bridge.language
     adapter = language.adapter
-    lora = ""
-    if isinstance(adapter, LoraAdapter):
-        lora = hash_text(adapter.settings, hash_tensors(adapter.state_dict()))
+    adapted = ""
+    if isinstance(adapter, LoraAdapter | HookedAdapter):
+        adapted = hash_text(adapter.settings, hash_tensors(adapter.state_dict()))
     rows = hash_tensors(language.rows.state_dict())
-    return hash_text(language.base_hash(), lora, rows, language.signals, language.style)
-
-
-def _to_entry(encoded: Encoded) -> dict[str, Tensor]:
-    entry = {"tokens": encoded.tokens}
-    if encoded.grid is not None:
-        entry["grid"] = torch.tensor(encoded.grid)
-    if any(position is not None for position in encoded.positions):
-        entry["positions"] = torch.tensor(encoded.positions)
-    return entry
+    return hash_text(language.base_hash(), adapted, rows, language.signals, language.style)
 
 
 def _file_state(part: MediaPart | MediaFile) -> tuple[object, ...]:

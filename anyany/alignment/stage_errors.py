@@ -68,10 +68,14 @@ class LossWeights:
 
 @dataclass
 class ErrorSum:
-    """Errors of one micro-batch: name -> (sum, number, weight of each)."""
+    """Errors of one micro-batch: name -> (sum, number, weight of each).
+
+    `extra` is added to their mean as it is: the language model's adapter's own loss.
+    """
 
     terms: dict[str, tuple[Tensor, int, float]] = field(default_factory=dict)
     figures: dict[str, Tensor] = field(default_factory=dict)
+    extra: Tensor | None = None
 
     def add(self, name: str, errors: Tensor, weight: float) -> None:
         """Take in errors [N] that count `weight` each."""
@@ -88,11 +92,13 @@ class ErrorSum:
         weight = sum(number * each for _, number, each in counted)
         named = {name: total / number for name, (total, number, _) in self.terms.items()}
         named |= self.figures
+        if self.extra is not None:
+            named["adapter"] = self.extra
         if not counted:
             zero = torch.stack([p.sum() * 0.0 for p in parameters]).sum()
             return LossOutput(zero, named, 0.0)
         total = torch.stack([total * each for total, _, each in counted]).sum() / weight
-        return LossOutput(total, named, weight)
+        return LossOutput(total if self.extra is None else total + self.extra, named, weight)
 
 
 @dataclass(frozen=True, eq=False)

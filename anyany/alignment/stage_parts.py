@@ -10,6 +10,7 @@ from torch import nn
 
 from anyany.bridges import Bridge
 from anyany.decoders import ConditionSpec, Decoder, OutputProjector
+from anyany.language import HookedAdapter
 from anyany.messages import MEDIA_MODALITIES, Modality
 
 
@@ -32,11 +33,14 @@ class StageParts:
         decoders: dict[str, nn.Module] = {
             m: d for m, d in self.decoders.items() if isinstance(d, nn.Module)
         }
+        adapter = self.bridge.language.adapter
+        own = {"adapter": adapter} if isinstance(adapter, HookedAdapter) else {}
         return nn.ModuleDict(
             {
                 "encoders": self.bridge.encoders,
                 "input_projectors": self.bridge.projectors,
                 "language_model": self.bridge.language.lm,
+                **own,
                 "signal_rows": self.bridge.language.rows,
                 "output_projectors": self.output_projectors,
                 "decoders": nn.ModuleDict(decoders),

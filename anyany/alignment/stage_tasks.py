@@ -138,6 +138,7 @@ class ConversationTask(Task):
         if ready.items:
             output = self.bridge(ready.layouts, ready.media)
             add_token_errors(errors, self.bridge.language, output, self.weights)
+            errors.extra = output.aux if output.aux.requires_grad else None
             if self.weights.conditions:
                 self._add_conditions(errors, ready, self._states(output), draws)
         return errors.output(self._trained())
@@ -189,7 +190,9 @@ class ConversationTask(Task):
     def _lay_out(self, items: Sequence[Item]) -> LaidOut:
         """Project the media and lay out each conversation; those that are too long are left out."""
         encoded = [_cast(one, self.bridge) for item in items for one in item.media.values()]
-        projected = iter(self.bridge.project_batch(encoded))
+        questions = [self.bridge.instructions(item.sample.messages) for item in items]
+        asked = [q.get(i) for q, item in zip(questions, items, strict=True) for i in item.media]
+        projected = iter(self.bridge.project_batch(encoded, asked))
         ready = LaidOut([], [], [])
         for item in items:
             own = {index: next(projected) for index in item.media}
@@ -319,5 +322,4 @@ class ProjectorTask(ConversationTask):
 
 def _cast(encoded: Encoded, bridge: Bridge) -> Encoded:
     """Features in the input projectors' precision."""
-    tokens = encoded.tokens.to(next(bridge.projectors.parameters()).dtype)
-    return Encoded(encoded.modality, tokens, encoded.grid, encoded.positions)
+    return encoded.to(next(bridge.projectors.parameters()).dtype)

@@ -41,13 +41,13 @@ from anyany.bridges import Bridge
 from anyany.config import to_dict
 from anyany.decoders import Decoder
 from anyany.errors import ConfigError, RefusedError
-from anyany.language import LoraAdapter, LoraSettings
+from anyany.language import HookedAdapter, LoraAdapter, LoraSettings
 from anyany.media import write_json
 
 logger = logging.getLogger(__name__)
 
 StageName: TypeAlias = Literal["encoder", "decoder", "decoder_projectors", "instruct"]
-Part: TypeAlias = Literal["input_projectors", "signal_rows", "output_projectors", "lora"]
+Part: TypeAlias = Literal["input_projectors", "signal_rows", "output_projectors", "lora", "adapter"]
 
 # What can be trained, and the parameters that it names in `StageParts.module`.
 PARTS: Final[Mapping[str, str]] = {
@@ -55,6 +55,7 @@ PARTS: Final[Mapping[str, str]] = {
     "signal_rows": "signal_rows",
     "output_projectors": "output_projectors",
     "lora": "language_model.*.lora_*",
+    "adapter": "adapter",  # any other than LoRA
 }
 TRAINABLE: Final[Mapping[str, tuple[Part, ...]]] = {
     "encoder": ("input_projectors",),
@@ -193,7 +194,7 @@ def prepare_adapter(bridge: Bridge, config: StageConfig) -> None:
     """Put LoRA in if the stage trains it and there is none; take a merged one out of the base.
 
     Raises:
-        ConfigError: the language model has LoRA of other sizes.
+        ConfigError: the language model has LoRA of other sizes, or another adapter.
         UsageError: it was merged for good.
     """
     language = bridge.language
@@ -208,6 +209,11 @@ def prepare_adapter(bridge: Bridge, config: StageConfig) -> None:
             )
         return
     if "lora" in config.parts:
+        if isinstance(adapter, HookedAdapter):
+            raise ConfigError(
+                f"lora: the language model has {adapter.kind}, beside which there is none: train "
+                "the part adapter instead"
+            )
         language.config = dataclasses.replace(language.config, lora=config.lora)
         language.adapter = LoraAdapter(config.lora)
         with torch.random.fork_rng(devices=[]):

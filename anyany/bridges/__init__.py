@@ -3,13 +3,12 @@
 from anyany.bridges.bridge import (
     IGNORED,
     Bridge,
-    BridgeConfig,
     BridgeOutput,
-    Encoded,
-    Prepared,
     user_media,
 )
+from anyany.bridges.config import BridgeConfig, check_mix
 from anyany.bridges.layout import Layout, Place
+from anyany.bridges.media import Encoded, Prepared
 
 __all__ = [
     "IGNORED",
@@ -20,5 +19,6 @@ __all__ = [
     "Layout",
     "Place",
     "Prepared",
+    "check_mix",
     "user_media",
 ]

@@ -5,7 +5,15 @@
 Nothing here knows a language model or a decoder; tensors and widths are all that pass.
 """
 
-from anyany.encoders.features import Encoder, Features, Readout
+from anyany.encoders.adapters import (
+    EncoderAdapterConfig,
+    adapter_state,
+    base_state,
+    install_adapter,
+    load_adapter_state,
+    tile_name,
+)
+from anyany.encoders.features import GRID_READOUTS, Encoder, Features, Readout
 from anyany.encoders.imagebind.checkpoint import import_imagebind_pth, load_imagebind
 from anyany.encoders.imagebind.config import (
     AudioConfig,
@@ -18,7 +26,15 @@ from anyany.encoders.imagebind.config import (
 )
 from anyany.encoders.imagebind.encoder import ImageBindEncoder
 from anyany.encoders.imagebind.model import ImageBind
-from anyany.encoders.merges import MERGES, get_merge, merge_flat
+from anyany.encoders.merges import (
+    MERGES,
+    NUM_SEPARATORS,
+    Merge,
+    MergeContext,
+    get_merge,
+    merge_flat,
+)
+from anyany.encoders.pixels import PixelEncoder, build_encoder
 from anyany.encoders.preprocessing.config import (
     AudioPreprocessing,
     ImagePreprocessing,
@@ -31,6 +47,7 @@ from anyany.encoders.projectors.base import (
     Projector,
     ProjectorConfig,
     ProjectorContext,
+    ResamplerConfig,
 )
 from anyany.encoders.projectors.grouped import GroupedProjector
 from anyany.encoders.projectors.linear import LinearProjector, MLPProjector
@@ -40,25 +57,31 @@ from anyany.encoders.projectors.registry import (
     load_projector,
     save_projector,
 )
-from anyany.encoders.tilers import (
-    TILERS,
-    FramesTiler,
+from anyany.encoders.tilers.base import (
+    AudioTile,
     FrameTile,
-    SingleTiler,
+    ImageTile,
+    Position,
     Tile,
     Tiler,
     TilerConfig,
-    build_tiler,
 )
+from anyany.encoders.tilers.registry import TILER_MODALITIES, TILERS, build_tiler
+from anyany.encoders.tilers.time import FramesTiler, SingleTiler
 
 __all__ = [
+    "GRID_READOUTS",
     "MERGES",
+    "NUM_SEPARATORS",
     "PROJECTORS",
     "TILERS",
+    "TILER_MODALITIES",
     "AudioConfig",
     "AudioPreprocessing",
+    "AudioTile",
     "DepthConfig",
     "Encoder",
+    "EncoderAdapterConfig",
     "Features",
     "FrameTile",
     "FramesTiler",
@@ -69,13 +92,19 @@ __all__ = [
     "ImageBindConfig",
     "ImageBindEncoder",
     "ImagePreprocessing",
+    "ImageTile",
     "LinearProjector",
     "MLPProjector",
+    "Merge",
+    "MergeContext",
+    "PixelEncoder",
+    "Position",
     "PreprocessingConfig",
     "Projector",
     "ProjectorConfig",
     "ProjectorContext",
     "Readout",
+    "ResamplerConfig",
     "SingleTiler",
     "TextConfig",
     "TextPreparation",
@@ -85,12 +114,18 @@ __all__ = [
     "TilerConfig",
     "VideoPreprocessing",
     "VisionConfig",
+    "adapter_state",
+    "base_state",
+    "build_encoder",
     "build_projector",
     "build_tiler",
     "get_merge",
     "import_imagebind_pth",
+    "install_adapter",
+    "load_adapter_state",
     "load_imagebind",
     "load_projector",
     "merge_flat",
     "save_projector",
+    "tile_name",
 ]

@@ -1,6 +1,21 @@
 """The language model: prompts, signal tokens, adapters and the one constrained decode loop."""
 
-from anyany.language.adapters import Adapter, LoraAdapter, LoraSettings, NoAdapter, PassLayout
+from anyany.language.adapters import (
+    Adapter,
+    ExpertsAdapter,
+    ExpertsSettings,
+    GatedAttentionAdapter,
+    GatedAttentionSettings,
+    HookedAdapter,
+    LoraAdapter,
+    LoraSettings,
+    ModalityAdapter,
+    ModalityAdapterSettings,
+    ModalityExpertAdapter,
+    ModalityExpertSettings,
+    NoAdapter,
+    PassLayout,
+)
 from anyany.language.cache import SlotCache
 from anyany.language.generation import generate, generate_iter
 from anyany.language.model import LanguageConfig, LanguageModel
@@ -35,11 +50,20 @@ __all__ = [
     "DecodeRequest",
     "DecodeSettings",
     "Decoded",
+    "ExpertsAdapter",
+    "ExpertsSettings",
+    "GatedAttentionAdapter",
+    "GatedAttentionSettings",
+    "HookedAdapter",
     "LanguageConfig",
     "LanguageModel",
     "LoraAdapter",
     "LoraSettings",
     "MediaSlot",
+    "ModalityAdapter",
+    "ModalityAdapterSettings",
+    "ModalityExpertAdapter",
+    "ModalityExpertSettings",
     "NoAdapter",
     "PassLayout",
     "PromptStyle",

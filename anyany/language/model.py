@@ -23,7 +23,17 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from anyany.errors import CheckpointError, ConfigError
-from anyany.language.adapters import Adapter, LoraAdapter, LoraSettings, NoAdapter
+from anyany.language.adapters import (
+    Adapter,
+    ExpertsSettings,
+    GatedAttentionSettings,
+    LoraAdapter,
+    LoraSettings,
+    ModalityAdapterSettings,
+    ModalityExpertSettings,
+    build_adapter,
+    chosen_adapter,
+)
 from anyany.language.prompts import TEMPLATES, PromptStyle, Segment, Template, render
 from anyany.language.signals import SignalRows, SignalSpec
 from anyany.language.text_stream import UNFINISHED, decode_text
@@ -54,9 +64,13 @@ class LanguageConfig:
         default_instruction: said for the user when no text came; None = the template's own.
         signals: the signal tokens.
         lora: low-rank updates, or None.
+        gated_attention: gated cross-attention to the media, or None.
+        modality_adapter: bottlenecks mixed by a modality token, or None.
+        modality_expert: weights of their own for the tokens of media, or None.
+        experts: several feed-forward parts and a router, or None.
 
     Raises:
-        ConfigError: an unknown dtype, quantization or template.
+        ConfigError: an unknown dtype, quantization or template, or more than one adapter.
     """
 
     source: str = ""
@@ -71,6 +85,10 @@ class LanguageConfig:
     default_instruction: str | None = None
     signals: SignalSpec = field(default_factory=SignalSpec)
     lora: LoraSettings | None = None
+    gated_attention: GatedAttentionSettings | None = None
+    modality_adapter: ModalityAdapterSettings | None = None
+    modality_expert: ModalityExpertSettings | None = None
+    experts: ExpertsSettings | None = None
 
     def __post_init__(self) -> None:
         _expect("dtype", self.dtype, tuple(DTYPES))
@@ -78,6 +96,7 @@ class LanguageConfig:
         _expect("attention", self.attention, ("sdpa", "eager"))
         if self.quantization is not None:
             _expect("quantization", self.quantization, QUANTIZATIONS)
+        chosen_adapter(self)  # refuses two
 
 
 class LanguageModel(nn.Module):
@@ -86,7 +105,7 @@ class LanguageModel(nn.Module):
     Args:
         lm: a Hugging Face causal LM.
         tokenizer: its tokenizer (fast); None where only parameters are counted.
-        config: template, signal tokens, LoRA.
+        config: template, signal tokens, adapter.
 
     Raises:
         ConfigError: the architecture or tokenizer cannot be used.
@@ -110,7 +129,7 @@ class LanguageModel(nn.Module):
         if device.type != "meta":
             self.rows.init_from(embedding.weight, lm.get_output_embeddings().weight)
         self.template: Template = TEMPLATES[config.template]
-        self.adapter: Adapter = LoraAdapter(config.lora) if config.lora else NoAdapter()
+        self.adapter: Adapter = build_adapter(config)
         self.adapter.install(lm)
 
     @classmethod
@@ -175,7 +194,7 @@ class LanguageModel(nn.Module):
         """Build the model with fresh weights, or on the meta device with none.
 
         Args:
-            config: template, signal tokens, LoRA, dtype.
+            config: template, signal tokens, adapter, dtype.
             architecture: a Hugging Face config, or its values with "model_type".
             tokenizer: its tokenizer, where text will be needed.
             device: "meta" for counting parameters.

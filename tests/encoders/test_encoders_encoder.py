@@ -141,7 +141,9 @@ def test_sizes_that_disagree_are_refused(
 def test_unknown_modalities_towers_and_readouts_are_refused(imagebind: ImageBind) -> None:
     with pytest.raises(ConfigError, match="one of image, video, audio; got 'smell'"):
         ImageBindEncoder(imagebind, "smell")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="expected patches or pooled; got 'cls'"):
+    with pytest.raises(
+        ConfigError, match="one of patches, pooled, penultimate, classes; got 'cls'"
+    ):
         ImageBindEncoder(imagebind, "image", readout="cls", preprocessing=SMALL)  # type: ignore[arg-type]
     deaf = ImageBind(replace(POCKET, audio=None))
     with pytest.raises(ConfigError, match="expected an ImageBind with the audio tower; got one wi"):

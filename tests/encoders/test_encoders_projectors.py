@@ -22,18 +22,21 @@ from anyany.encoders import (
     Projector,
     ProjectorConfig,
     ProjectorContext,
+    ResamplerConfig,
     build_projector,
     load_projector,
     save_projector,
 )
 from anyany.errors import CheckpointError, ConfigError
 
-CONTEXT = ProjectorContext("image", (4, 4))
+CONTEXT = ProjectorContext("image", (3, 3))
 SMALL = GroupedConfig(dim=16, num_heads=2, depths=(2, 1, 1), num_groups=(6, 3), mlp_ratio=2)
+QUERIES = ResamplerConfig(num_queries=4, dim=16, num_heads=2, mlp_ratio=2, max_tiles=3)
 
 
 def _small(kind: Any) -> Projector:
-    return build_projector(ProjectorConfig(kind, encoder_dim=12, language_dim=20, grouped=SMALL))
+    sizes = {"encoder_dim": 12, "language_dim": 20, "hidden_dim": 8, "separators": 2}
+    return build_projector(ProjectorConfig(kind, **sizes, grouped=SMALL, resampler=QUERIES))
 
 
 @pytest.mark.parametrize(
@@ -196,15 +199,20 @@ def test_every_parameter_gets_a_gradient(kind: str) -> None:
     projector = _small(kind)
     for parameter in projector.parameters():
         nn.init.normal_(parameter, std=0.2)
-    projected = projector(torch.randn(3, 9, 12), CONTEXT)
+    context = ProjectorContext(
+        "video", (3, 3), ((0,), (1,), (2,)), (3, 3, 3), torch.randn(3, 4, 20)
+    )
+    projected = projector(torch.randn(3, 9, 12), context)
     assert projected.shape == (3, projector.num_outputs(9), 20)
     (projected * torch.randn_like(projected)).sum().backward()
-    dead = [
+    dead = {
         name
         for name, parameter in projector.named_parameters()
         if parameter.grad is None or parameter.grad.abs().sum() == 0
-    ]
-    assert dead == []
+    }
+    told = tuple(f"{name}." for name in projector.without_gradient() if name != "places")
+    listed = {name for name, _ in projector.named_parameters() if name.startswith(told)}
+    assert dead == {"separators", *(listed if told else ())}  # the merge reads the separators
 
 
 def test_grouped_tokens_differ_from_one_another_at_the_start() -> None:
@@ -223,6 +231,7 @@ def test_save_and_load(tmp_path: Path, kind: str) -> None:
     assert loaded.config == projector.config
     features = torch.randn(1, 9, 12)
     assert torch.equal(loaded(features, CONTEXT), projector(features, CONTEXT))
+    assert torch.equal(loaded.separators, projector.separators)  # type: ignore[arg-type]
     assert [path.name for path in tmp_path.iterdir()] == ["projector.safetensors"]
 
 
@@ -264,8 +273,8 @@ def test_wrong_widths_names_and_sizes_are_refused() -> None:
     for projector in (LinearProjector(12, 20), MLPProjector(12, 20), _small("grouped")):
         with pytest.raises(ValueError, match=r"expected features \[batch, tokens, 12\]; got \[1, "):
             projector(torch.zeros(1, 9, 13), CONTEXT)
-    with pytest.raises(ConfigError, match="expected one of linear, mlp, grouped; got 'qformer'"):
-        build_projector(ProjectorConfig("qformer"))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"expected one of linear, mlp, grouped, .* got 'spiral'"):
+        build_projector(ProjectorConfig("spiral"))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="expected a positive language_dim; got 0"):
         ProjectorConfig(language_dim=0)
     with pytest.raises(ConfigError, match="dim to be a positive multiple of num_heads; got 10"):

@@ -58,8 +58,8 @@ def test_tiler_errors() -> None:
         build_tiler(TilerConfig("frames"))("clip.mp4")
     with pytest.raises(ConfigError, match="expected a positive num_tiles; got 0"):
         TilerConfig("frames", num_tiles=0)
-    with pytest.raises(ConfigError, match="expected one of single, frames; got 'anyres'"):
-        build_tiler(TilerConfig("anyres"))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"one of single, frames, clips, .* got 'spiral'"):
+        build_tiler(TilerConfig("spiral"))  # type: ignore[arg-type]
 
 
 def test_flat_merge_keeps_the_order() -> None:
@@ -68,8 +68,8 @@ def test_flat_merge_keeps_the_order() -> None:
     assert torch.equal(merged[:, :3], first)
     assert torch.equal(merged[:, 3:], second)
     assert get_merge("flat") is merge_flat
-    with pytest.raises(ConfigError, match="merge: expected one of flat; got 'newline'"):
-        get_merge("newline")
+    with pytest.raises(ConfigError, match="expected one of flat, newline, schema; got 'spiral'"):
+        get_merge("spiral")
     with pytest.raises(ValueError, match="at least one tile to merge"):
         merge_flat([])
 

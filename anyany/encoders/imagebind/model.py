@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any, cast
 
 import torch
@@ -102,6 +103,34 @@ class ImageBind(nn.Module):
         tokens = F.normalize(self._project(modality, patches), dim=-1)
         pooled = F.normalize(self._project(modality, self._select(modality, hidden, items)), dim=-1)
         return Features(_mean_clips(tokens, num_clips), _mean_clips(pooled, num_clips), stem.grid)
+
+    def inner_features(self, modality: str, batch: Tensor, *, class_every: int) -> Features:
+        """States from inside a tower, D wide: not normalised, not projected; clips averaged.
+
+        Args:
+            modality: vision or audio.
+            batch: as in `forward`.
+            class_every: 0 = patch tokens after the last block but one (LLaVA's layer); n = the
+                class token after every n-th block (LaVIN's visual neck), first to last.
+
+        Returns:
+            tokens [B, P, D], pooled [B, D] and the patches' grid (None for class tokens).
+
+        Raises:
+            ValueError: the modality has no tower here, or the tensor has a wrong shape.
+        """
+        items, num_clips = self._split_clips(modality, batch)
+        stem = self.stem_tokens(modality, items)
+        trunk = cast(Trunk, self.modality_trunks[modality])
+        if class_every:
+            states = islice(trunk.states(stem.tokens), class_every - 1, None, class_every)
+            tokens = torch.stack([hidden[:, 0] for hidden in states], dim=1)
+            tokens = _mean_clips(tokens, num_clips)
+            return Features(tokens, tokens.mean(dim=1), None)
+        last = len(trunk.blocks) - 2
+        hidden = next(islice(trunk.states(stem.tokens), max(last, 0), None))
+        hidden = _mean_clips(hidden, num_clips)
+        return Features(hidden[:, 1:], hidden[:, 0], stem.grid)
 
     def stem_tokens(self, modality: str, items: Tensor) -> StemOutput:
         """The trunk's input for a batch without a clip axis."""

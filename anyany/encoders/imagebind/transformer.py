@@ -8,6 +8,8 @@ Shapes: B batch, T tokens, D tower width, H heads.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
@@ -162,6 +164,13 @@ class Trunk(nn.Module):
         for block in self.blocks:
             hidden = block(hidden, mask)
         return hidden
+
+    def states(self, tokens: Tensor) -> Iterator[Tensor]:
+        """The state after each block in turn, [B, T, D]; blocks run as they are asked for."""
+        hidden: Tensor = self.pre_transformer_layer(tokens)
+        for block in self.blocks:
+            hidden = block(hidden)
+            yield hidden
 
 
 def init_normal(weight: Tensor, std: float = INIT_STD) -> None:

@@ -48,7 +48,8 @@ def prepare_audio(audio: AudioLike, config: AudioPreprocessing) -> Tensor:
     Raises:
         UsageError: there is no sample, a wrong shape or type, or no positive rate.
     """
-    waveform = resample(_checked_waveform(audio), audio.sample_rate, config.sample_rate).clone()
+    waveform = torch.tensor(checked_waveform(audio))
+    waveform = resample(waveform, audio.sample_rate, config.sample_rate).clone()
     spans = clip_spans(
         waveform.shape[-1] / config.sample_rate,
         num_clips=config.num_clips,
@@ -80,7 +81,12 @@ def _picture(clip: Tensor, config: AudioPreprocessing) -> Tensor:
     return ((padded - config.mean) / config.std)[None]
 
 
-def _checked_waveform(audio: Any) -> Tensor:
+def checked_waveform(audio: Any) -> npt.NDArray[np.float32]:
+    """The waveform of a recording, after a look at it.
+
+    Raises:
+        UsageError: there is no sample, a wrong shape or type, or no positive rate.
+    """
     waveform = getattr(audio, "waveform", None)
     rate = getattr(audio, "sample_rate", None)
     if not isinstance(waveform, np.ndarray) or waveform.dtype != np.float32 or waveform.ndim != 2:
@@ -94,4 +100,4 @@ def _checked_waveform(audio: Any) -> Tensor:
         raise UsageError(f"expected at least one sample of audio; got shape {waveform.shape}")
     if not isinstance(rate, int) or rate <= 0:
         raise UsageError(f"expected a whole, positive sample rate in Hz; got {rate}")
-    return torch.tensor(waveform)
+    return waveform

@@ -5,6 +5,8 @@ Shapes: H W height and width of the square result.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from PIL import Image
@@ -32,8 +34,7 @@ def prepare_image(image: Image.Image, config: ImagePreprocessing) -> Tensor:
         TypeError: it is no PIL picture.
         UsageError: one side is more than 64 times the other.
     """
-    pixels = torch.from_numpy(np.array(centre_square(image, config.size), dtype=np.uint8))
-    return normalise_pixels(pixels.permute(2, 0, 1), config.mean, config.std)
+    return whole_picture(centre_square(image, config.size), config)
 
 
 def centre_square(image: Image.Image, size: int) -> Image.Image:
@@ -50,11 +51,8 @@ def centre_square(image: Image.Image, size: int) -> Image.Image:
         TypeError: it is no PIL picture.
         UsageError: one side is more than 64 times the other.
     """
-    if not isinstance(image, Image.Image):
-        raise TypeError(f"expected a PIL image; got {type(image).__name__}")
-    width, height = image.size
-    check_aspect(height, width)
-    rgb = image.convert("RGB")
+    rgb = checked_picture(image)
+    width, height = rgb.size
     if width <= height:
         resized_width, resized_height = size, int(size * height / width)
     else:
@@ -64,6 +62,34 @@ def centre_square(image: Image.Image, size: int) -> Image.Image:
     left = round((resized_width - size) / 2)
     top = round((resized_height - size) / 2)
     return rgb.crop((left, top, left + size, top + size))
+
+
+def checked_picture(image: Any) -> Image.Image:
+    """A picture in RGB, after a look at it.
+
+    Raises:
+        TypeError: it is no PIL picture.
+        UsageError: one side is more than 64 times the other.
+    """
+    if not isinstance(image, Image.Image):
+        raise TypeError(f"expected a PIL image; got {type(image).__name__}")
+    width, height = image.size
+    check_aspect(height, width)
+    return image.convert("RGB")
+
+
+def whole_picture(image: Image.Image, config: ImagePreprocessing) -> Tensor:
+    """Normalise a picture that has its size already.
+
+    Args:
+        image: RGB.
+        config: normalisation.
+
+    Returns:
+        float32 [3, H, W].
+    """
+    pixels = torch.from_numpy(np.array(image.convert("RGB"), dtype=np.uint8))
+    return normalise_pixels(pixels.permute(2, 0, 1), config.mean, config.std)
 
 
 def normalise_pixels(

@@ -8,11 +8,14 @@ Shapes: B batch, P encoder tokens, E encoder width, M language tokens, D languag
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+import math
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
+from anyany.encoders.tilers.base import Position
 from anyany.errors import ConfigError
 
 
@@ -57,6 +60,67 @@ class GroupedConfig:
 
 
 @dataclass(frozen=True)
+class ResamplerConfig:
+    """Sizes of the projectors that ask with learnt queries.
+
+    Args:
+        num_queries: tokens that come out (of a tile; of the whole item for the perceiver).
+        dim: width inside (the perceiver works in E).
+        num_heads: of the attention.
+        depth: blocks.
+        mlp_ratio: hidden width of feed-forward layers, as a multiple of `dim`.
+        cross_every: a Q-Former's block of so many looks at the features.
+        max_tiles: tiles that the perceiver has a learnt place for; for more they are interpolated.
+        max_words: tokens of an instruction that a Q-Former has places for; later ones are left out.
+        content_tokens: n of "context_content"; a square.
+
+    Raises:
+        ConfigError: a size is not positive, or does not fit another.
+    """
+
+    num_queries: int = 32
+    dim: int = 768
+    num_heads: int = 12
+    depth: int = 2
+    mlp_ratio: int = 4
+    cross_every: int = 2
+    max_tiles: int = 8
+    max_words: int = 512
+    content_tokens: int = 1
+
+    def __post_init__(self) -> None:
+        for key, value in vars(self).items():
+            if value < 1:
+                raise ConfigError(f"projector.resampler: expected a positive {key}; got {value}")
+        if self.dim % self.num_heads:
+            raise ConfigError(
+                "projector.resampler: expected dim to be a multiple of num_heads; "
+                f"got {self.dim} and {self.num_heads}"
+            )
+        if math.isqrt(self.content_tokens) ** 2 != self.content_tokens:
+            raise ConfigError(
+                f"projector.resampler: expected a square as content_tokens; "
+                f"got {self.content_tokens}"
+            )
+
+
+ProjectorType: TypeAlias = Literal[
+    "linear",
+    "mlp",
+    "grouped",
+    "mlp_norm",
+    "bottleneck",
+    "swiglu",
+    "patch_linear",
+    "perceiver",
+    "qformer",
+    "instruct_qformer",
+    "position2d",
+    "context_content",
+]
+
+
+@dataclass(frozen=True)
 class ProjectorConfig:
     """Type and widths of an input projector; stored with its weights.
 
@@ -65,47 +129,92 @@ class ProjectorConfig:
         encoder_dim: E.
         language_dim: D.
         grouped: sizes that only the type "grouped" uses.
+        hidden_dim: width inside "bottleneck" and "swiglu"; 0 = 128 and 2 D.
+        resampler: sizes of the types with learnt queries.
+        separators: learnt rows that a merge puts between tiles; the bridge sets it.
 
     Raises:
-        ConfigError: a width is not positive.
+        ConfigError: a width is not positive, or sizes do not fit the type.
     """
 
-    type: Literal["linear", "mlp", "grouped"] = "linear"
+    type: ProjectorType = "linear"
     encoder_dim: int = 1024
     language_dim: int = 4096
     grouped: GroupedConfig = field(default_factory=GroupedConfig)
+    hidden_dim: int = 0
+    resampler: ResamplerConfig = field(default_factory=ResamplerConfig)
+    separators: int = 0
 
     def __post_init__(self) -> None:
         for key in ("encoder_dim", "language_dim"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"projector: expected a positive {key}; got {getattr(self, key)}")
+        for key in ("hidden_dim", "separators"):
+            if getattr(self, key) < 0:
+                raise ConfigError(
+                    f"projector: expected {key} of 0 or more; got {getattr(self, key)}"
+                )
+        if self.type == "position2d":
+            sizes = self.resampler
+            if math.isqrt(sizes.num_queries) ** 2 != sizes.num_queries or sizes.dim % 4:
+                raise ConfigError(
+                    "projector.resampler: expected a square as num_queries and dim as a multiple "
+                    f"of 4 for position2d; got {sizes.num_queries} and {sizes.dim}"
+                )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ProjectorContext:
     """What a projector may look at besides the features.
 
     Args:
         modality: of the media that the features come from.
-        grid: how the P tokens lie, if they have a layout.
-        position: the tile's place in its item; None for a whole item.
+        grid: how the P tokens of a row lie, if they have a layout.
+        positions: the place of each of the B rows' tiles in its item, None for a whole item; for a
+            projector that joins, of the tiles in the row, one after another.
+        lengths: tokens of each of these tiles, for a projector that joins.
+        instruction: the question's embeddings, [B, words, D], right-padded; None = none is known.
+        instruction_mask: bool [B, words], True = a word.
     """
 
     modality: str
     grid: tuple[int, ...] | None = None
-    position: tuple[int, ...] | None = None
+    positions: tuple[Position, ...] | None = None
+    lengths: tuple[int, ...] | None = None
+    instruction: Tensor | None = None
+    instruction_mask: Tensor | None = None
 
 
 class Projector(nn.Module):
     """Base of input projectors; its subclasses add the mechanism.
 
+    `keeps_grid` says that token p out belongs to token p in; `joins` that it takes all tiles of an
+    item at once; `reads_instruction` that the question changes what comes out.
+
     Args:
         config: type and widths, stored with the weights.
     """
 
+    keeps_grid: ClassVar[bool] = False
+    joins: ClassVar[bool] = False
+    reads_instruction: ClassVar[bool] = False
+    separators: nn.Parameter | None
+
     def __init__(self, config: ProjectorConfig) -> None:
         super().__init__()
         self.config = config
+        self.register_parameter("separators", None)
+
+    def add_separators(self, count: int) -> None:
+        """Learnt rows [count, D] for the merge, drawn as LLaVA-NeXT draws its newline."""
+        self.config = replace(self.config, separators=count)
+        if count:
+            width = self.config.language_dim
+            self.separators = nn.Parameter(torch.randn(count, width) / math.sqrt(width))
+
+    def without_gradient(self) -> dict[str, str]:
+        """Parameters that get no gradient by construction: name of a part -> reason."""
+        return {}
 
     @classmethod
     def from_config(cls, config: ProjectorConfig) -> Projector:

@@ -14,14 +14,37 @@ from anyany.config import from_dict, to_dict
 from anyany.encoders.checkpoints import check_tensors
 from anyany.encoders.projectors.base import Projector, ProjectorConfig
 from anyany.encoders.projectors.grouped import GroupedProjector
-from anyany.encoders.projectors.linear import LinearProjector, MLPProjector
+from anyany.encoders.projectors.linear import (
+    BottleneckProjector,
+    LinearProjector,
+    MLPProjector,
+    NormedMLPProjector,
+    PatchLinearProjector,
+    SwiGLUProjector,
+)
+from anyany.encoders.projectors.qformers import (
+    ContextContentProjector,
+    InstructQFormerProjector,
+    QFormerProjector,
+)
+from anyany.encoders.projectors.resamplers import PerceiverProjector, PositionProjector
 from anyany.errors import CheckpointError, ConfigError
 
 PROJECTORS: dict[str, type[Projector]] = {
     "linear": LinearProjector,
     "mlp": MLPProjector,
     "grouped": GroupedProjector,
+    "mlp_norm": NormedMLPProjector,
+    "bottleneck": BottleneckProjector,
+    "swiglu": SwiGLUProjector,
+    "patch_linear": PatchLinearProjector,
+    "perceiver": PerceiverProjector,
+    "qformer": QFormerProjector,
+    "instruct_qformer": InstructQFormerProjector,
+    "position2d": PositionProjector,
+    "context_content": ContextContentProjector,
 }
+_RESAMPLERS = ("perceiver", "qformer", "instruct_qformer", "position2d", "context_content")
 
 
 def build_projector(config: ProjectorConfig) -> Projector:
@@ -34,7 +57,9 @@ def build_projector(config: ProjectorConfig) -> Projector:
         raise ConfigError(
             f"projector.type: expected one of {', '.join(PROJECTORS)}; got {config.type!r}"
         )
-    return PROJECTORS[config.type].from_config(config)
+    projector = PROJECTORS[config.type].from_config(config)
+    projector.add_separators(config.separators)
+    return projector
 
 
 def save_projector(projector: Projector, path: str | Path) -> None:
@@ -69,6 +94,11 @@ def load_projector(path: str | Path, config: ProjectorConfig | None = None) -> P
         raise CheckpointError(
             f"{path}: expected a grouped projector with {config.grouped}; "
             f"the file holds one with {stored.grouped}"
+        )
+    if config is not None and stored.type in _RESAMPLERS and config.resampler != stored.resampler:
+        raise CheckpointError(
+            f"{path}: expected a {stored.type} projector with {config.resampler}; "
+            f"the file holds one with {stored.resampler}"
         )
     projector = build_projector(stored)
     check_tensors(

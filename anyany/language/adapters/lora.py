@@ -1,86 +1,23 @@
-"""What a bridge changes inside the language model: nothing, or low-rank updates (LoRA).
+"""Low-rank updates (LoRA): peft's, put in place by `inject_adapter_in_model`.
 
-An adapter installs itself by hooks or module replacement and never owns a forward. LoRA is peft's,
-put in place by `inject_adapter_in_model` and kept on disk as a standard peft folder.
+Kept on disk as a standard peft folder; merged into the base for inference without overhead.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
 from anyany.errors import CheckpointError, ConfigError, UsageError
+from anyany.language.adapters.seam import ADAPTER_CONFIG, ADAPTER_WEIGHTS, NoAdapter
 
-ADAPTER_CONFIG: Final = "adapter_config.json"
-ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
 _PEFT_PREFIX: Final = "base_model.model."  # how peft's own folders name a wrapped model's modules
-
-
-@dataclass(frozen=True)
-class PassLayout:
-    """Which part of which prompts a pass of the decode loop computes.
-
-    Args:
-        rows: the cache rows of the pass, in the order of its batch.
-        starts: the first position that each computes.
-        width: how many positions each computes.
-        layouts: the prompts' own layouts as the bridge made them; None for idle rows.
-    """
-
-    rows: tuple[int, ...]
-    starts: tuple[int, ...]
-    width: int
-    layouts: tuple[Any, ...]
-
-
-class Adapter(Protocol):
-    """The seam; `needs_layout` spares the others the call before every pass."""
-
-    needs_layout: bool
-
-    def install(self, lm: nn.Module) -> None:
-        """Put the adapter into a language model, once."""
-
-    def before(self, layout: Any, visual: Any) -> None:
-        """Told before every pass, prefill and decode alike, what it is about to compute."""
-
-    def reset(self, rows: Sequence[int]) -> None:
-        """Forget what was kept for these cache rows."""
-
-    def aux(self) -> Tensor:
-        """An auxiliary loss of the last pass, else 0. Scalar."""
-
-    def trainable(self) -> Iterable[nn.Parameter]:
-        """The adapter's own parameters."""
-
-
-class NoAdapter:
-    """Leaves the language model as it is."""
-
-    needs_layout = False
-
-    def install(self, lm: nn.Module) -> None:
-        """Nothing to put in."""
-
-    def before(self, layout: Any, visual: Any) -> None:
-        """Nothing to prepare."""
-
-    def reset(self, rows: Sequence[int]) -> None:
-        """Nothing kept."""
-
-    def aux(self) -> Tensor:
-        """No loss of its own: 0."""
-        return torch.zeros(())
-
-    def trainable(self) -> Iterable[nn.Parameter]:
-        """No parameters."""
-        return ()
 
 
 @dataclass(frozen=True)

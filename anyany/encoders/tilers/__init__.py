@@ -1,0 +1,1 @@
+"""Tilers cut one media item into tiles; each tile is encoded by itself."""
