@@ -36,6 +36,7 @@ from anyany.decoders import (
 from anyany.decoders.components import read_json
 from anyany.decoders.config import DecoderConfig
 from anyany.decoders.decoder import DecoderRecord
+from anyany.decoders.shared import component_folder
 from anyany.encoders import ImageBind
 from anyany.errors import ConfigError
 from anyany.language import LanguageModel, LoraAdapter
@@ -86,7 +87,9 @@ def decoder_sizes(modality: str, entry: DecoderEntry, folder: Path | None = None
     if own is None or not own.is_dir():
         raise ConfigError(f"decoders.{modality}.config: expected a decoder's name; got ''")
     names = ["unet", "vae", "text_encoder", *(["vocoder"] if modality == "audio" else [])]
-    values: dict[str, Any] = {name: read_json(own / name / "config.json") for name in names}
+    values: dict[str, Any] = {
+        name: read_json(component_folder(own, name) / "config.json") for name in names
+    }
     values["scheduler"] = read_json(own / "scheduler" / "scheduler_config.json")
     if (own / "decoder.json").is_file():
         record = from_dict(
@@ -132,7 +135,8 @@ def build_dummy(
             config.language, architecture, tokenizer=tokenizer, device=device
         )
         with torch.device(device):
-            imagebind = ImageBind(config.encoder.imagebind).eval()
+            sees = config.encoder.readout != "pixels"
+            imagebind = ImageBind(config.encoder.imagebind).eval() if sees else None
             bridge = system_files.make_bridge(config, imagebind, language)
             for modality, entry in config.decoders.items():
                 decoder = _decoder(modality, decoder_sizes(modality, entry, folder), device)

@@ -59,6 +59,7 @@ from anyany.requests import (
     PartReady,
     Request,
 )
+from anyany.residency import ENCODERS, LANGUAGE, Residency
 
 WINDOW: Final = 64  # requests whose media and prompts are in memory together
 
@@ -72,6 +73,7 @@ class Engine:
         output_projectors: modality -> output projector, for the decoders' modalities.
         settings: how work shares the machine.
         annotate: adds provenance to a finished part: (request, part, index of its modality).
+        residency: moves parts to the device; None = they stay where they are.
     """
 
     def __init__(
@@ -81,12 +83,14 @@ class Engine:
         output_projectors: Mapping[str, nn.Module],
         settings: EngineSettings | None = None,
         annotate: Callable[[Request, Part, int], Part] | None = None,
+        residency: Residency | None = None,
     ) -> None:
         self.bridge = bridge
         self.decoders = decoders
         self.output_projectors = output_projectors
         self.settings = settings or EngineSettings()
         self.annotate = annotate
+        self.residency = residency or Residency({}, bridge.language.device)
 
     def run(
         self, requests: Iterable[Request], more: Callable[[], Iterable[Request]] | None = None
@@ -119,6 +123,9 @@ class Engine:
         """A window's jobs through all stages, each as soon as it has nothing left to do."""
         for job in jobs:
             self._encode(job)
+        for job in jobs:
+            if job.open:
+                self._lay_out(job)
             if not job.open:
                 yield job
 
@@ -126,6 +133,8 @@ class Engine:
             for request in more() if more else ():
                 job = Job(next(numbers), request, time.perf_counter())
                 self._encode(job)
+                if job.open:
+                    self._lay_out(job)
                 yield job
 
         waiting: dict[tuple[Modality, str], list[MediaSpan]] = {}  # spans alike, too few for a call
@@ -138,36 +147,60 @@ class Engine:
             for span in spans:
                 alike = (span.modality, repr(job.request.decoding.get(span.modality)))
                 waiting.setdefault(alike, []).append(span)
-                if len(waiting[alike]) >= self._calls_of(span.modality):
+                enough = len(waiting[alike]) >= self._calls_of(span.modality)
+                if enough and not self.residency.staged:  # staged: the language model goes first
                     yield from self._decode_group(waiting.pop(alike))
         for group in waiting.values():
-            yield from self._decode_group(group)
+            size = self._calls_of(group[0].modality)
+            for start in range(0, len(group), size):
+                yield from self._decode_group(group[start : start + size])
+
+    def _attempt(self, job: Job, work: Callable[[], None]) -> None:
+        """A job's way to its prompt; once more if memory ran out and others can give way."""
+        for _ in range(2):
+            job.error = None
+            with job.stage("encode"):
+                work()
+            if not isinstance(job.error, ResourceError) or not self.residency.give_way():
+                return
 
     def _encode(self, job: Job) -> None:
-        """Media to embeddings, and the whole prompt."""
-        with job.stage("encode"):
-            request = job.request
-            self._check_modalities(request)
-            messages = list(request.messages)
-            while True:
-                try:
-                    self._lay_out(job, messages)
-                    check_request(self.bridge.language, self._decode_request(job))
-                    return
-                except PromptError:
-                    budget = self.bridge.language.context_length - request.max_new_tokens
-                    too_long = job.layout is not None and len(job.layout) > budget
-                    if request.truncate is None or not too_long:
-                        raise
-                    messages = without_oldest_turn(messages)
-                    job.dropped += 1
+        """Media to embeddings."""
+        self._attempt(job, lambda: self._read(job, job.request.messages))
 
-    def _lay_out(self, job: Job, messages: Sequence[Message]) -> None:
+    def _read(self, job: Job, messages: Sequence[Message]) -> None:
+        self._check_modalities(job.request)
         parts = user_media(messages)
+        if parts and self.bridge.reads_instructions:
+            self.residency.take(LANGUAGE)
         asked = self.bridge.instructions(messages)
+        if parts:
+            self.residency.take(ENCODERS)
         job.media = {i: self.bridge.read(part, asked.get(i)) for i, part in parts.items()}
-        job.layout = self.bridge.layout(messages, job.media)
-        job.prompt = self.bridge.embed(job.layout, job.media)
+
+    def _lay_out(self, job: Job) -> None:
+        """The whole prompt; without the oldest turns if it is too long and they may go."""
+        self._attempt(job, lambda: self._embed(job))
+
+    def _embed(self, job: Job) -> None:
+        request, messages = job.request, list(job.request.messages)
+        job.dropped = 0
+        self.residency.take(LANGUAGE)
+        while True:
+            try:
+                job.layout = self.bridge.layout(messages, job.media)
+                job.prompt = self.bridge.embed(job.layout, job.media)
+                check_request(self.bridge.language, self._decode_request(job))
+                return
+            except PromptError:
+                budget = self.bridge.language.context_length - request.max_new_tokens
+                too_long = job.layout is not None and len(job.layout) > budget
+                if request.truncate is None or not too_long:
+                    raise
+                messages = without_oldest_turn(messages)
+                job.dropped += 1
+                self._read(job, messages)
+                self.residency.take(LANGUAGE)
 
     def _check_modalities(self, request: Request) -> None:
         wanted = (request.outputs or frozenset()) | set(request.decoding)
@@ -205,6 +238,7 @@ class Engine:
         jobs, since = list(first), [0.0] * len(first)
         closed: list[Job] = []
         spent, resumed = 0.0, time.perf_counter()
+        self.residency.take(LANGUAGE)
 
         def more() -> Iterator[DecodeRequest]:
             for job in joining() if joining else ():
@@ -214,6 +248,7 @@ class Engine:
                     yield self._decode_request(job)
                 else:
                     closed.append(job)
+            self.residency.take(LANGUAGE)
 
         try:
             answers = generate_iter(
@@ -229,10 +264,14 @@ class Engine:
                 jobs[index].timings["language"] = spent - since[index]
                 yield jobs[index]
                 resumed = time.perf_counter()  # what was done with the job is no time of ours
+                self.residency.take(LANGUAGE)
         except Exception as error:
             left = [job for job in jobs if job.decoded is None]
-            if len(jobs) == 1:
-                left[0].error = wrapped(error, "language")
+            told = wrapped(error, "language")
+            if isinstance(told, ResourceError) and self.residency.give_way():
+                yield from self._language(left)
+            elif len(jobs) == 1:
+                left[0].error = told
                 yield left[0]
             else:
                 for job in left:  # one of them is to blame: each alone
@@ -259,6 +298,10 @@ class Engine:
         """One decoder call; fewer at a time if memory runs out and neighbours may matter."""
         self._call(group)
         first = group[0].job
+        if isinstance(first.error, ResourceError) and self.residency.give_way():
+            for job in {span.job for span in group}:
+                job.error = None
+            self._call(group)
         tight = isinstance(first.error, ResourceError) and not self.settings.batch_invariant
         if tight and len(group) > 1:
             for job in {span.job for span in group}:
@@ -276,11 +319,13 @@ class Engine:
         def callback(step: int, timestep: int, latents: Tensor) -> None:
             for span in group:
                 span.job.tell(DenoisingStep(modality, span.index, step + 1, steps))
+            self.residency.take(modality)  # others may have been at work meanwhile
 
         def cancelled() -> bool:
             return len(group) == 1 and bool(first.request.cancelled and first.request.cancelled())
 
         with first.stage(f"decode.{modality}"):
+            self.residency.take(modality)
             conditions = [self._condition(span.job, span.place, modality) for span in group]
             media = decoder.decode_batch(
                 Condition.stack(conditions),

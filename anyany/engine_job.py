@@ -80,7 +80,8 @@ def wrapped(error: Exception, stage: str) -> AnyAnyError:
         return error
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return ResourceError(
-            f"out of memory in {stage}: shorten the request, or lower rows or micro_batch"
+            f"out of memory in {stage}: shorten the request, lower rows or micro_batch, or "
+            "have one part on the device at a time (--residency staged)"
         )
     logger.error("%s failed", stage, exc_info=error)
     told = InternalError(f"{stage} failed unexpectedly ({type(error).__name__}); see the log")

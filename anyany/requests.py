@@ -8,6 +8,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from anyany.language import DecodeSettings, Sampling, Span, TextDelta
 from anyany.messages import Message, Modality, Part
+from anyany.residency import ResidencyKind
 
 THROUGHPUT_MICRO_BATCH: Final = 16  # parts a decoder call where neighbours may matter
 
@@ -85,8 +86,10 @@ class EngineSettings:
         batch_invariant: bytes do not depend on neighbours; False is faster in batches.
         micro_batch: parts a decoder call; None = the decoder's own number where bytes must not
             depend on neighbours, else THROUGHPUT_MICRO_BATCH.
+        residency: "resident" keeps every part on the device; "staged" the one at work alone.
     """
 
     language: DecodeSettings = field(default_factory=DecodeSettings)
     batch_invariant: bool = True
     micro_batch: int | None = None
+    residency: ResidencyKind = "resident"

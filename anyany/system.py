@@ -23,17 +23,14 @@ from anyany.decoders import OutputProjector
 from anyany.devices import find_device
 from anyany.engine import WINDOW, Engine
 from anyany.errors import AnyAnyError, CheckpointError, UsageError
-from anyany.language import HookedAdapter, LanguageModel, LoraAdapter
+from anyany.language import LanguageModel
 from anyany.media import Provenance
-from anyany.messages import (
-    MediaPart,
-    Modality,
-    Part,
-    Reply,
-)
+from anyany.messages import MediaPart, Modality, Part, Reply
+from anyany.parameters import count_parameters
 from anyany.pipeline_style import pipeline_prompts, pipeline_record
 from anyany.records import RecordContext, make_record, request_from_record
 from anyany.requests import ConditionSource, EngineSettings, Event, Request
+from anyany.residency import ResidencyKind, residency_of
 from anyany.system_config import SystemConfig
 from anyany.weights import weights_sha256
 
@@ -52,6 +49,7 @@ class AnyToAny:
         output_projectors: modality -> output projector.
         settings: how work shares the machine.
         folder: where it was loaded from, if anywhere.
+        home: the device that computes, where the parts are not there.
     """
 
     def __init__(
@@ -63,6 +61,7 @@ class AnyToAny:
         *,
         settings: EngineSettings | None = None,
         folder: Path | None = None,
+        home: torch.device | None = None,
     ) -> None:
         self.config = config
         self.bridge = bridge
@@ -70,6 +69,9 @@ class AnyToAny:
         self.output_projectors = nn.ModuleDict(dict(output_projectors))
         self.settings = settings or EngineSettings()
         self.folder = folder
+        self.residency = residency_of(
+            bridge, decoders, output_projectors, home or self.device, self.settings.residency
+        )
         for module in (self.bridge, self.output_projectors):
             module.eval()
 
@@ -83,6 +85,7 @@ class AnyToAny:
         quantization: str | None = None,
         revision: str | None = None,
         batch_invariant: bool = True,
+        residency: ResidencyKind = "resident",
         threads: int | None = CPU_THREADS,
         settings: EngineSettings | None = None,
         weights: Literal["dummy"] | None = None,
@@ -96,8 +99,9 @@ class AnyToAny:
             quantization: int8 or nf4 for the language model (needs bitsandbytes).
             revision: of a Hub repository.
             batch_invariant: bytes do not depend on neighbours; see EngineSettings.
+            residency: "staged" has the part at work alone on the device; see EngineSettings.
             threads: of torch on the CPU, set for the process; None leaves them as they are.
-            settings: how work shares the machine; overrides `batch_invariant`.
+            settings: how work shares the machine; overrides `batch_invariant` and `residency`.
             weights: "dummy" builds `source` (also a system's YAML) with random weights, to measure.
 
         Raises:
@@ -106,17 +110,22 @@ class AnyToAny:
         """
         if weights not in (None, "dummy") or (weights and quantization):
             raise UsageError('weights: expected "dummy", without quantization, or none')
+        if residency not in ("resident", "staged"):
+            raise UsageError(f'residency: expected "resident" or "staged"; got {residency!r}')
+        if quantization and (settings.residency if settings else residency) == "staged":
+            raise UsageError("expected quantization or staged residency: such weights cannot move")
         folder = None if weights else system_files.find(source, revision=revision)
         place = find_device(device)
         if place.type == "cpu" and threads is not None:
             torch.set_num_threads(threads)
         dtype = dtype or ("float32" if place.type == "cpu" else "bfloat16")
-        settings = settings or EngineSettings(batch_invariant=batch_invariant)
+        settings = settings or EngineSettings(batch_invariant=batch_invariant, residency=residency)
+        rest = torch.device("cpu") if settings.residency == "staged" else place
         if folder is None:
-            parts = dummy.build_dummy(*dummy.read_sizes(source), device=place, dtype=dtype)
-            return cls._of(parts, settings, None)
-        parts = system_files.load(folder, dtype=dtype, device=place, quantization=quantization)
-        return cls._of(parts, settings, folder)
+            parts = dummy.build_dummy(*dummy.read_sizes(source), device=rest, dtype=dtype)
+            return cls._of(parts, settings, None, place)
+        parts = system_files.load(folder, dtype=dtype, device=rest, quantization=quantization)
+        return cls._of(parts, settings, folder, place)
 
     @classmethod
     def from_config(
@@ -129,10 +138,14 @@ class AnyToAny:
 
     @classmethod
     def _of(
-        cls, parts: system_files.Parts, settings: EngineSettings | None, folder: Path | None
+        cls,
+        parts: system_files.Parts,
+        settings: EngineSettings | None,
+        folder: Path | None,
+        home: torch.device | None = None,
     ) -> Self:
         made = (parts.config, parts.bridge, parts.decoders, parts.output_projectors)
-        return cls(*made, settings=settings, folder=folder)
+        return cls(*made, settings=settings, folder=folder, home=home)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write the system: config.json, tuned parts, frozen components, and a manifest of sums.
@@ -161,23 +174,7 @@ class AnyToAny:
 
     def num_parameters(self) -> dict[str, int]:
         """Parameters per part."""
-        rows = sum(p.numel() for p in self.language.rows.parameters())
-        adapter = sum(p.numel() for p in self.language.adapter.trainable())
-        own = self.language.adapter
-        beside = isinstance(own, HookedAdapter)
-        merged = isinstance(own, LoraAdapter) and own.merged  # then it is no part of the model
-        counts = {
-            "encoder": _count(self.bridge.encoders),
-            "input_projector": _count(self.bridge.projectors),
-            "language": _count(self.language.lm) - (0 if merged or beside else adapter),
-            "adapter": adapter,
-            "signal_rows": rows,
-        }
-        for modality, projector in self.output_projectors.items():
-            counts[f"output_projectors.{modality}"] = _count(projector)
-        for modality, decoder in self.decoders.items():
-            counts[f"decoders.{modality}"] = _count(decoder)
-        return counts
+        return count_parameters(self.bridge, self.decoders, self.output_projectors)
 
     def generate(
         self,
@@ -239,7 +236,7 @@ class AnyToAny:
             cancelled=cancelled,
             **decoding,
         )
-        ((_, answer),) = self._engine().run([request])
+        ((_, answer),) = self.engine().run([request])
         if isinstance(answer, AnyAnyError):
             raise answer
         return answer
@@ -331,7 +328,7 @@ class AnyToAny:
                 f"{record.model_sha256[:12]}); got {self.config.name} {self.model_sha256[:12]}"
             )
         request = request_from_record(record, inputs)
-        ((_, answer),) = self._engine().run([request])
+        ((_, answer),) = self.engine().run([request])
         if isinstance(answer, AnyAnyError):
             raise answer
         made = [part for part in answer.parts if part.modality == record.modality]
@@ -349,13 +346,15 @@ class AnyToAny:
             self.folder, [self.bridge, self.output_projectors, *self.decoders.values()]
         )
 
-    def _engine(self) -> Engine:
+    def engine(self) -> Engine:
+        """The executor over its parts."""
         return Engine(
             self.bridge,
             self.decoders,
             cast("Mapping[str, nn.Module]", self.output_projectors),
             self.settings,
             self._annotate,
+            self.residency,
         )
 
     def _annotate(self, request: Request, part: Part, index: int) -> Part:
@@ -382,7 +381,7 @@ class AnyToAny:
         """In order: the engine numbers only the requests that it gets."""
         while batch := list(itertools.islice(prepared, WINDOW)):
             good = [item for item in batch if isinstance(item, Request)]
-            running = self._engine().run(good)
+            running = self.engine().run(good)
             numbers = iter(range(len(good)))
             early: dict[int, Reply | AnyAnyError] = {}  # before their turn
             for item in batch:
@@ -393,10 +392,6 @@ class AnyToAny:
                 while number not in early:
                     early.update([next(running)])
                 yield early.pop(number)
-
-
-def _count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 __all__ = ["AnyToAny", "Event", "Request", "SystemConfig"]

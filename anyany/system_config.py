@@ -6,15 +6,15 @@ repository. Tuned parts (input projector, signal rows, output projectors, adapte
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-from anyany.bridges import BridgeConfig
+from anyany.bridges import BridgeConfig, BridgeRecipe, check_mix
 from anyany.config import load_config
 from anyany.decoders import OutputProjectorConfig
-from anyany.encoders import ImageBindConfig, PreprocessingConfig
+from anyany.encoders import TOWERS, ImageBindConfig, PreprocessingConfig, Readout
 from anyany.errors import ConfigError
 from anyany.language import LanguageConfig
 from anyany.messages import MEDIA_MODALITIES
@@ -29,7 +29,9 @@ class EncoderConfig:
     Args:
         imagebind: the towers and their sizes.
         modalities: what it takes in.
-        readout: patch tokens (v1.5) or the pooled state (v0).
+        readout: patch tokens (v1.5), the pooled state (v0), or another; "pixels" needs no weights.
+        class_every: blocks from one class token to the next ("classes").
+        patch_size: pixels ("pixels").
         preprocessing: sizes and constants.
         source: a safetensors file; relative to the system's folder.
         licence: of the weights.
@@ -37,10 +39,34 @@ class EncoderConfig:
 
     imagebind: ImageBindConfig
     modalities: tuple[str, ...] = MEDIA_MODALITIES
-    readout: Literal["patches", "pooled"] = "patches"
+    readout: Readout = "patches"
+    class_every: int = 4
+    patch_size: int = 0
     preprocessing: PreprocessingConfig = field(default_factory=PreprocessingConfig)
     source: str = "encoder/imagebind.safetensors"
     licence: str = ""
+
+    def encoder_dim(self, modality: str) -> int:
+        """How wide what the modality's encoder hands over is.
+
+        Raises:
+            ConfigError: its tower is not built, or the read-out needs a patch.
+        """
+        if self.readout == "pixels":
+            if self.patch_size < 1:
+                raise ConfigError(
+                    "encoder.readout pixels does not go with encoder.patch_size "
+                    f"{self.patch_size}: give the side of a patch in pixels"
+                )
+            return 3 * self.patch_size**2
+        tower = getattr(self.imagebind, TOWERS[modality])
+        if tower is None:
+            raise ConfigError(
+                f"encoder.modalities: {modality} does not go with encoder.imagebind, which has no "
+                f"{TOWERS[modality]} tower: give it one, or leave {modality} out"
+            )
+        inner = self.readout in ("penultimate", "classes")
+        return int(tower.dim) if inner else self.imagebind.embed_dim
 
 
 @dataclass(frozen=True)
@@ -102,11 +128,58 @@ class SystemConfig:
                     f"{key}: expected modalities among {', '.join(MEDIA_MODALITIES)}; "
                     f"got {strange[0]!r}"
                 )
+        self._check_bridge()
         for modality in self.decoders:
             if not getattr(self.language.signals, modality):
                 raise ConfigError(
                     f"decoders.{modality}: language.signals.{modality} is 0: give it signal tokens"
                 )
+
+    def _check_bridge(self) -> None:
+        """Refuse parts of the way in that cannot work together, before anything is loaded."""
+        modalities, given = self.encoder.modalities, self.bridge.projector.encoder_dim
+        check_mix(self.bridge, dict.fromkeys(modalities, self.encoder.readout))
+        strange = sorted(set(self.bridge.tilers) - set(modalities))
+        if strange:
+            raise ConfigError(
+                f"bridge.tilers: expected modalities among {', '.join(modalities)}; "
+                f"got {strange[0]!r}"
+            )
+        for modality in modalities:
+            if self.encoder.encoder_dim(modality) != given:
+                raise ConfigError(
+                    f"bridge.projector does not go with read-out {self.encoder.readout} of the "
+                    f"{modality} encoder, which is {self.encoder.encoder_dim(modality)} wide: set "
+                    f"bridge.projector.encoder_dim to that; got {given}"
+                )
+
+
+def with_recipe(config: SystemConfig, recipe: BridgeRecipe) -> SystemConfig:
+    """The system with another bridge: the recipe's read-out, bridge and adapter.
+
+    Args:
+        config: of a system; its modalities and language model stay.
+        recipe: as `load_recipe` gives it, or `fitted` to the models.
+
+    Raises:
+        ConfigError: the recipe's parts do not go with the system's.
+    """
+    encoder = replace(
+        config.encoder,
+        readout=recipe.readout,
+        class_every=recipe.class_every,
+        patch_size=recipe.patch_size,
+    )
+    modalities = encoder.modalities
+    width = encoder.encoder_dim(modalities[0])
+    bridge = recipe.bridge_config(width, config.bridge.projector.language_dim)
+    tilers = {name: tiler for name, tiler in bridge.tilers.items() if name in modalities}
+    return replace(
+        config,
+        encoder=encoder,
+        bridge=replace(bridge, tilers=tilers),
+        language=recipe.adapter.put_into(config.language),
+    )
 
 
 def system_names() -> list[str]:

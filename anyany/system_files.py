@@ -6,6 +6,7 @@
     output_projectors/MODALITY.safetensors
     signal_rows.safetensors
     adapter/                        a peft folder, if there is one
+    encoder_adapter.safetensors     what a bridge put into the encoders, if anything
     encoder/imagebind.safetensors   the frozen components, or wherever config.json says
     language/                       transformers layout
     decoders/MODALITY/              diffusers layout
@@ -35,9 +36,14 @@ from anyany.decoders import (
     OutputProjector,
     VideoDecoder,
 )
+from anyany.decoders.shared import unshare
 from anyany.encoders import (
     ImageBind,
     ImageBindEncoder,
+    adapter_state,
+    base_state,
+    build_encoder,
+    load_adapter_state,
     load_imagebind,
     load_projector,
     save_projector,
@@ -46,10 +52,11 @@ from anyany.errors import CheckpointError, ConfigError, ResourceError
 from anyany.language import HookedAdapter, LanguageModel, LoraAdapter
 from anyany.messages import Modality
 from anyany.system_config import SystemConfig, system_names
-from anyany.weights import load_strict, save_tensors, write_manifest
+from anyany.weights import load_strict, read_tensors, save_tensors, write_manifest
 
 CONFIG: Final = "config.json"
 ROWS: Final = "signal_rows.safetensors"
+ENCODER_ADAPTER: Final = "encoder_adapter.safetensors"
 PACKAGED: Final = ("pocket",)
 DECODERS: Final[Mapping[str, Any]] = {
     "image": ImageDecoder,
@@ -115,10 +122,7 @@ def load(
     if dtype not in _DTYPES:
         raise ConfigError(f"dtype: expected one of {', '.join(_DTYPES)}; got {dtype!r}")
     config = read_config(folder)
-    imagebind = load_imagebind(
-        folder / config.encoder.source, config.encoder.imagebind, dtype=_DTYPES[dtype]
-    )
-    imagebind.eval().to(device)
+    imagebind = _load_encoder(folder, config, _DTYPES[dtype])
     language_config = replace(
         config.language,
         source=str(_inside(folder, config.language.source)),
@@ -134,6 +138,9 @@ def load(
     elif isinstance(language.adapter, HookedAdapter):
         language.adapter.load(folder / "adapter")
     bridge = make_bridge(config, imagebind, language)
+    if config.bridge.encoder_adapter.type != "none":
+        _load_encoder_adapter(bridge, folder / ENCODER_ADAPTER)
+    bridge.encoders.eval().to(device, _DTYPES[dtype])
     for name in bridge.projectors:
         path = folder / "input_projector" / f"{name}.safetensors"
         bridge.projectors[name] = load_projector(path, config.bridge.projector)
@@ -226,13 +233,15 @@ def _save_frozen(
         return
     encoder, language = folder / "encoder" / "imagebind.safetensors", folder / "language"
     encoder.parent.mkdir(exist_ok=True)
+    first = next(iter(bridge.encoders.values()))
+    if isinstance(first, ImageBindEncoder):  # else there are no weights
+        if source is None:
+            save_tensors(base_state(first.imagebind), encoder, None)
+        else:
+            shutil.copyfile(_inside(source, config.encoder.source), encoder)
     if source is None:
-        first = next(iter(bridge.encoders.values()))
-        assert isinstance(first, ImageBindEncoder)
-        save_tensors(first.imagebind.state_dict(), encoder, None)
         bridge.language.save_base(language)
     else:
-        shutil.copyfile(_inside(source, config.encoder.source), encoder)
         shutil.copytree(_inside(source, config.language.source), language, dirs_exist_ok=True)
     for modality, decoder in decoders.items():
         target = folder / "decoders" / modality
@@ -240,7 +249,9 @@ def _save_frozen(
             decoder.save_pretrained(target)
         else:
             entry = config.decoders[modality]
-            shutil.copytree(_component(source, entry.source), target, dirs_exist_ok=True)
+            origin = _component(source, entry.source)
+            shutil.copytree(origin, target, dirs_exist_ok=True)
+            unshare(target, origin)
 
 
 def _save_tuned(
@@ -254,23 +265,46 @@ def _save_tuned(
         path = folder / "output_projectors" / f"{modality}.safetensors"
         save_tensors(projector.state_dict(), path, None)
     save_tensors(bridge.language.rows.state_dict(), folder / ROWS, None)
+    if own := adapter_state(bridge.encoders):
+        save_tensors(own, folder / ENCODER_ADAPTER, None)
     adapter = bridge.language.adapter
     if isinstance(adapter, LoraAdapter | HookedAdapter):
         adapter.save(folder / "adapter")
 
 
-def make_bridge(config: SystemConfig, imagebind: ImageBind, language: LanguageModel) -> Bridge:
-    """Encoders, fresh input projectors and the language model, as the configuration says."""
+def make_bridge(
+    config: SystemConfig, imagebind: ImageBind | None, language: LanguageModel
+) -> Bridge:
+    """Encoders, fresh input projectors and the language model, as the configuration says.
+
+    Args:
+        config: of the system.
+        imagebind: not needed for the read-out "pixels".
+        language: with the adapter that the configuration names.
+    """
     encoders = {
-        modality: ImageBindEncoder(
+        modality: build_encoder(
             imagebind,
-            cast("Any", modality),
+            modality,
             readout=config.encoder.readout,
+            class_every=config.encoder.class_every,
+            patch_size=config.encoder.patch_size,
             preprocessing=config.encoder.preprocessing,
         )
         for modality in config.encoder.modalities
     }
     return Bridge(encoders, language, config.bridge)
+
+
+def _load_encoder(folder: Path, config: SystemConfig, dtype: torch.dtype) -> ImageBind | None:
+    if config.encoder.readout == "pixels":
+        return None
+    path = folder / config.encoder.source
+    return load_imagebind(path, config.encoder.imagebind, dtype=dtype)
+
+
+def _load_encoder_adapter(bridge: Bridge, path: Path) -> None:
+    load_adapter_state(bridge.encoders, read_tensors(path, "encoder adapter"))
 
 
 def _output_projector(

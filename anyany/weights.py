@@ -83,12 +83,7 @@ def load_strict(module: nn.Module, path: Path, what: str) -> None:
     Raises:
         CheckpointError: the file is missing, torn, or of other tensors.
     """
-    if not path.is_file():
-        raise CheckpointError(f"{path}: missing; expected the weights of the {what}")
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError):
-        raise CheckpointError(f"{path}: expected a whole safetensors file; it is torn") from None
+    tensors = read_tensors(path, what)
     own = module.state_dict()
     strange = sorted(own.keys() ^ tensors.keys()) or sorted(
         name for name in own if own[name].shape != tensors[name].shape
@@ -99,6 +94,21 @@ def load_strict(module: nn.Module, path: Path, what: str) -> None:
             f"missing, unknown or of another shape, first {strange[0]!r}"
         )
     module.load_state_dict(tensors)
+
+
+def read_tensors(path: Path, what: str) -> dict[str, Tensor]:
+    """A whole file's tensors.
+
+    Raises:
+        CheckpointError: the file is missing or torn.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: missing; expected the weights of the {what}")
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except (SafetensorError, OSError):
+        raise CheckpointError(f"{path}: expected a whole safetensors file; it is torn") from None
+    return tensors
 
 
 def save_tensors(

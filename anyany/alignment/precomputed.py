@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from anyany.alignment.caches import TensorStore, hash_tensors, hash_text
 from anyany.alignment.samples import MediaFile, MediaTarget, read_embedding
-from anyany.bridges import Bridge, Encoded, Layout
+from anyany.bridges import Bridge, Encoded, Layout, Prepared
 from anyany.decoders import Condition, ConditionSpec, Decoder
+from anyany.encoders import adapter_parameters, adapter_state
 from anyany.errors import UsageError
 from anyany.language import HookedAdapter, LoraAdapter
 from anyany.messages import MediaPart, Modality
@@ -39,6 +40,7 @@ class EncodedMedia:
         self.store = store
         self._weights: dict[str, str] = {}
         self._known_files: dict[tuple[object, ...], str] = {}  # files of this run -> key
+        self._learning: dict[str, bool] = {}
 
     @torch.no_grad()
     def __call__(self, part: MediaPart | MediaFile) -> Encoded:
@@ -53,7 +55,7 @@ class EncodedMedia:
             found = self._find(part.modality, self._known_files[known])
             if found is not None:
                 return found
-        prepared = self.bridge.prepare(part.read() if isinstance(part, MediaFile) else part)
+        prepared = self.prepare(part)
         if self.store is None:
             return self.bridge.encode(prepared)
         key = hash_text("features", self._encoder_hash(prepared.modality), prepared.sha256())
@@ -65,6 +67,23 @@ class EncodedMedia:
             self.store.put(key, found.to_entry())
         return found
 
+    def prepare(self, part: MediaPart | MediaFile) -> Prepared:
+        """A medium as its encoder takes it: for an encoder that learns.
+
+        Raises:
+            MediaError: a file cannot be used.
+            UsageError: no encoder takes its modality.
+        """
+        return self.bridge.prepare(part.read() if isinstance(part, MediaFile) else part)
+
+    def learns(self, modality: str) -> bool:
+        """Whether something in the encoder learns, also if it came with another that shares it."""
+        if modality not in self._learning and modality in self.bridge.encoders:
+            own = [*self.bridge.encoders[modality].parameters()]
+            own += adapter_parameters(self.bridge.encoders)
+            self._learning[modality] = any(parameter.requires_grad for parameter in own)
+        return self._learning.get(modality, False)
+
     def _find(self, modality: Modality, key: str) -> Encoded | None:
         assert self.store is not None
         entry = self.store.get(key)
@@ -74,7 +93,13 @@ class EncodedMedia:
 
     def _encoder_hash(self, modality: str) -> str:
         if modality not in self._weights:
-            self._weights[modality] = hash_tensors(self.bridge.encoders[modality].state_dict())
+            encoder = self.bridge.encoders[modality]
+            self._weights[modality] = hash_text(
+                hash_tensors(encoder.state_dict()),
+                hash_tensors(adapter_state(self.bridge.encoders)),  # a tower may be shared
+                *(getattr(encoder, key, None) for key in ("readout", "class_every", "patch_size")),
+                self.bridge.config.encoder_adapter,
+            )
         return self._weights[modality]
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from anyany.alignment.caches import TensorStore
 from anyany.alignment.order import Draws
 from anyany.alignment.precomputed import ConditionTargets, EncodedMedia, SignalStates
-from anyany.alignment.samples import Sample, SampleSource
+from anyany.alignment.samples import MediaFile, Sample, SampleSource
 from anyany.alignment.stage_errors import (
     ConditionErrors,
     ErrorSum,
@@ -31,10 +31,10 @@ from anyany.alignment.stage_errors import (
 from anyany.alignment.stage_parts import StageParts
 from anyany.alignment.task import LossOutput, ParameterGroup, Task
 from anyany.alignment.training_state import trainable_parameters
-from anyany.bridges import Bridge, BridgeOutput, Encoded, Layout, user_media
+from anyany.bridges import Bridge, BridgeOutput, Encoded, Layout, Prepared, user_media
 from anyany.decoders import Condition
 from anyany.errors import MediaError, PromptError, UsageError
-from anyany.messages import TextPart
+from anyany.messages import MediaPart, TextPart
 
 logger = logging.getLogger(__name__)
 
@@ -50,12 +50,12 @@ class Item:
 
     Args:
         sample: the conversation.
-        media: the user's media, encoded, by their index.
+        media: the user's media by their index: encoded, or prepared where an encoder learns.
         wanted: what the assistant's media should become.
     """
 
     sample: Sample
-    media: Mapping[int, Encoded]
+    media: Mapping[int, Encoded | Prepared]
     wanted: Wanted
 
 
@@ -169,11 +169,15 @@ class ConversationTask(Task):
         for row, (index, epoch) in enumerate(zip(indices, epochs, strict=True)):
             sample = source.sample(index, epoch)
             try:
-                media = {i: self.encoded(part) for i, part in user_media(sample.messages).items()}
+                media = {i: self._seen(part) for i, part in user_media(sample.messages).items()}
                 items.append(Item(sample, media, self._wanted(row, sample)))
             except MediaError as error:
                 self._leave_out(sample, str(error))
         return items
+
+    def _seen(self, part: MediaPart | MediaFile) -> Encoded | Prepared:
+        learns = self.encoded.learns(part.modality)
+        return self.encoded.prepare(part) if learns else self.encoded(part)
 
     def _wanted(self, row: int, sample: Sample) -> Wanted:
         conditions: dict[int, Condition] = {}
@@ -189,7 +193,7 @@ class ConversationTask(Task):
 
     def _lay_out(self, items: Sequence[Item]) -> LaidOut:
         """Project the media and lay out each conversation; those that are too long are left out."""
-        encoded = [_cast(one, self.bridge) for item in items for one in item.media.values()]
+        encoded = [_encoded(one, self.bridge) for item in items for one in item.media.values()]
         questions = [self.bridge.instructions(item.sample.messages) for item in items]
         asked = [q.get(i) for q, item in zip(questions, items, strict=True) for i in item.media]
         projected = iter(self.bridge.project_batch(encoded, asked))
@@ -320,6 +324,7 @@ class ProjectorTask(ConversationTask):
         return SignalStates(self.bridge, self.store)
 
 
-def _cast(encoded: Encoded, bridge: Bridge) -> Encoded:
-    """Features in the input projectors' precision."""
+def _encoded(medium: Encoded | Prepared, bridge: Bridge) -> Encoded:
+    """Features in the input projectors' precision, made here where an encoder learns."""
+    encoded = bridge.encode(medium) if isinstance(medium, Prepared) else medium
     return encoded.to(next(bridge.projectors.parameters()).dtype)

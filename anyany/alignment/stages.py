@@ -6,7 +6,8 @@
     | decoder_projectors | output projectors on kept signal states      | stage 2b   |
     | instruct           | LoRA, both kinds of projectors, signal rows  | stage 3    |
 
-The language model's own matrices, the encoders and the decoders train in none. A stage's settings
+The language model's own matrices, the encoders and the decoders train in none; what a bridge puts
+into the former two does, where `trainable` names it. A stage's settings
 are a `StageConfig`, in YAML under `configs/stages`.
 """
 
@@ -47,7 +48,15 @@ from anyany.media import write_json
 logger = logging.getLogger(__name__)
 
 StageName: TypeAlias = Literal["encoder", "decoder", "decoder_projectors", "instruct"]
-Part: TypeAlias = Literal["input_projectors", "signal_rows", "output_projectors", "lora", "adapter"]
+Part: TypeAlias = Literal[
+    "input_projectors",
+    "signal_rows",
+    "output_projectors",
+    "lora",
+    "adapter",
+    "tile_lora",
+    "routed_adapter",
+]
 
 # What can be trained, and the parameters that it names in `StageParts.module`.
 PARTS: Final[Mapping[str, str]] = {
@@ -56,6 +65,8 @@ PARTS: Final[Mapping[str, str]] = {
     "output_projectors": "output_projectors",
     "lora": "language_model.*.lora_*",
     "adapter": "adapter",  # any other than LoRA
+    "tile_lora": "encoders.*.lora_*",
+    "routed_adapter": "encoders.*.adapter.*",
 }
 TRAINABLE: Final[Mapping[str, tuple[Part, ...]]] = {
     "encoder": ("input_projectors",),

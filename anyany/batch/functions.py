@@ -26,6 +26,7 @@ from anyany.messages import (
     TextPart,
     VideoPart,
 )
+from anyany.residency import ResidencyKind
 
 
 class Function(Protocol):
@@ -60,6 +61,7 @@ class SystemFactory:
         threads: of torch on the CPU.
         common: options of `AnyToAny.generate` for every task that does not give its own.
         overrides: of denoising, for every medium that a task may make.
+        residency: as `AnyToAny.from_pretrained` takes it.
     """
 
     source: str
@@ -69,6 +71,7 @@ class SystemFactory:
     threads: int = 2
     common: Mapping[str, Any] = field(default_factory=dict)
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    residency: ResidencyKind = "resident"
 
     def __call__(self) -> Function:
         """Load the system."""
@@ -78,7 +81,11 @@ class SystemFactory:
 
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         system = AnyToAny.from_pretrained(
-            self.source, device=self.device, dtype=self.dtype, threads=self.threads
+            self.source,
+            device=self.device,
+            dtype=self.dtype,
+            threads=self.threads,
+            residency=self.residency,
         )
         return SystemFunction(system, Path(self.root), self.common, self.overrides)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count, groupby
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +36,7 @@ from anyany.encoders import (
     tile_name,
 )
 from anyany.errors import ConfigError, UsageError
-from anyany.language import LanguageModel, PassLayout, media_parts
+from anyany.language import HookedAdapter, LanguageModel, PassLayout, media_parts
 from anyany.messages import ImagePart, MediaPart, Message, Modality
 
 SHARED: Final = "shared"
@@ -112,8 +112,9 @@ class Bridge(nn.Module):
         lora = self.config.encoder_adapter.type == "tile_lora"
         passes = []
         for start in range(0, len(prepared.tiles), step):
-            names = [tile_name(number) for number in prepared.numbers[start : start + step]]
-            told = {"adapter_names": names} if lora and names else {}
+            numbers = prepared.numbers[start : start + step]
+            cut = lora and any(number is not None for number in numbers)
+            told = {"adapter_names": [tile_name(number) for number in numbers]} if cut else {}
             passes.append(encoder(prepared.tiles[start : start + step].to(device), **told))
         tokens = passes[0].tokens if len(passes) == 1 else torch.cat([one.tokens for one in passes])
         rest = None if prepared.rest is None else self.encode(prepared.rest)
@@ -179,13 +180,18 @@ class Bridge(nn.Module):
             merged |= dict(zip(numbers, rows, strict=True))
         return [merged[n] for n in range(len(items))]
 
+    @property
+    def reads_instructions(self) -> bool:
+        """Whether a projector looks at a medium with its question in mind."""
+        return any(cast(Projector, one).reads_instruction for one in self.projectors.values())
+
     def instructions(self, messages: Sequence[Message]) -> dict[int, Tensor]:
         """What is asked about each medium of the user: embeddings [words, D] by its index.
 
         The question is the text of the medium's own turn, else of the next user turn that has some,
         else the default instruction. Empty where no projector reads it; no gradient runs into it.
         """
-        if not any(cast(Projector, one).reads_instruction for one in self.projectors.values()):
+        if not self.reads_instructions:
             return {}
         found: dict[int, Tensor] = {}
         default = self.language.config.default_instruction or ""
@@ -201,12 +207,20 @@ class Bridge(nn.Module):
         return found
 
     def without_gradient(self) -> dict[str, str]:
-        """Parameters (or parts) of encoders and projectors that get no gradient: name -> reason."""
+        """Parameters that get no gradient by construction: name -> reason.
+
+        Names are those of `named_parameters`, where what encoders share stands once.
+        """
+        names = {id(parameter): name for name, parameter in self.named_parameters()}
+        parts: list[Any] = [*self.encoders.values(), *self.projectors.values()]
+        if isinstance(self.language.adapter, HookedAdapter):
+            parts.append(self.language.adapter)
         found: dict[str, str] = {}
-        for kind, parts in (("encoders", self.encoders), ("projectors", self.projectors)):
-            for name, part in parts.items():
-                told = cast("Encoder | Projector", part).without_gradient()
-                found |= {f"{kind}.{name}.{inner}": reason for inner, reason in told.items()}
+        for part in parts:
+            for inner, reason in part.without_gradient().items():
+                for name, parameter in part.named_parameters():
+                    if f"{name}.".startswith(f"{inner}."):
+                        found[names[id(parameter)]] = reason
         return found
 
     def layout(
@@ -321,15 +335,21 @@ class Bridge(nn.Module):
         return merged.to(self.language.dtype)
 
     def _adapt_encoders(self) -> None:
-        """Put the encoder adapter into every tower once, though encoders may share it."""
-        most = max(tiler.num_placed for tiler in self.tilers.values())
-        done: set[int] = set()
+        """Put the encoder adapter into every tower once, though encoders may share it.
+
+        Updates of tiles go only where pictures are cut.
+        """
+        of_tiles = self.config.encoder_adapter.type == "tile_lora"
+        most: dict[int, int] = {}
+        for modality, encoder in self.encoders.items():
+            key = id(_tower(encoder))
+            most[key] = max(most.get(key, 0), self.tilers[modality].num_placed)
+        done = {key for key, number in most.items() if of_tiles and not number}
         for encoder in self.encoders.values():
-            assert isinstance(encoder, ImageBindEncoder), "check_mix lets no others through"
-            tower = encoder.imagebind.modality_trunks[encoder.tower]
+            tower = _tower(encoder)
             if id(tower) not in done:
                 encoder.adapter = install_adapter(
-                    tower, self.config.encoder_adapter, num_tiles=most
+                    tower, self.config.encoder_adapter, num_tiles=most[id(tower)]
                 )
             done.add(id(tower))
 
@@ -342,18 +362,6 @@ class Bridge(nn.Module):
         projector = self.projectors[SHARED if self.config.sharing == "shared" else modality]
         assert isinstance(projector, Projector)
         return projector
-
-
-def user_media(messages: Sequence[Message]) -> dict[int, MediaPart]:
-    """The media that need encoding, by their index among `media_parts`: those of user turns."""
-    found: dict[int, MediaPart] = {}
-    number = 0
-    for message in messages:
-        for part in media_parts([message]):
-            if message.role == "user":
-                found[number] = part
-            number += 1
-    return found
 
 
 def _check_widths(
@@ -376,6 +384,11 @@ def _check_widths(
             f"bridge.tilers: expected modalities among {', '.join(encoders)}; "
             f"got {', '.join(sorted(strange))}"
         )
+
+
+def _tower(encoder: nn.Module) -> nn.Module:
+    assert isinstance(encoder, ImageBindEncoder), "check_mix lets no others through"
+    return encoder.imagebind.modality_trunks[encoder.tower]
 
 
 def _lies_in_picture(tile: Tile) -> bool:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from anyany.encoders import Position
-from anyany.messages import Modality
+from anyany.language import media_parts
+from anyany.messages import MediaPart, Message, Modality
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +129,18 @@ def chain(links: Sequence[Encoded]) -> Encoded:
     for link in reversed(flat[:-1]):
         whole = replace(link, rest=whole)
     return whole
+
+
+def user_media(messages: Sequence[Message]) -> dict[int, MediaPart]:
+    """The media that need encoding, by their index among `media_parts`: those of user turns."""
+    found: dict[int, MediaPart] = {}
+    number = 0
+    for message in messages:
+        for part in media_parts([message]):
+            if message.role == "user":
+                found[number] = part
+            number += 1
+    return found
 
 
 def _position_rows(positions: Sequence[Position]) -> Tensor:

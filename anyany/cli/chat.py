@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from anyany.cli.generate import check_folder
-from anyany.cli.options import Device, Dtype, Model, Threads, Weights, parse_outputs
+from anyany.cli.options import Device, Dtype, Model, Residency, Threads, Weights, parse_outputs
 from anyany.cli.terminal import ProgressBar, notes
 from anyany.errors import AnyAnyError, UsageError
 from anyany.messages import MediaPart, Message, Modality, Part, Reply, TextPart, read_part
@@ -195,6 +195,7 @@ def chat(
     device: Device = "auto",
     dtype: Dtype = None,
     threads: Threads = 2,
+    residency: Residency = "resident",
     weights: Weights = None,
 ) -> int:
     """Talk to a system; each line is a turn.
@@ -214,7 +215,14 @@ def chat(
     attached = [read_part(Path(path)) for path in attach or ()]
     from anyany.cli.loading import load_system
 
-    system = load_system(model, device=device, dtype=dtype, threads=threads, weights=weights)
+    system = load_system(
+        model,
+        device=device,
+        dtype=dtype,
+        threads=threads,
+        residency=residency,
+        weights=weights,
+    )
     options = {
         "max_new_tokens": max_new_tokens,
         "temperature": temperature,

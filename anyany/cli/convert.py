@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
 import typer
 
@@ -25,6 +25,7 @@ from anyany.cli.options import (
     Negative,
     NoMetadata,
     Preset,
+    Residency,
     Scheduler,
     Steps,
     Temperature,
@@ -41,6 +42,7 @@ from anyany.messages import MODALITIES
 
 if TYPE_CHECKING:
     from anyany.batch import Run, Summary
+    from anyany.residency import ResidencyKind
 
 SHOWN_FAULTS: Final = 20
 _Names = Annotated[list[str] | None, typer.Option(metavar="NAME", help="Column of paths; repeat.")]
@@ -97,6 +99,7 @@ def convert(
     device: Device = "auto",
     dtype: Dtype = None,
     threads: Threads = 2,
+    residency: Residency = "resident",
     workers: Annotated[
         int, typer.Option(min=0, max=256, help="Processes; 0 = none but this one.")
     ] = 1,
@@ -191,6 +194,7 @@ def convert(
                 threads,
                 sampling,
                 overrides,
+                residency,
                 dry_seconds,
             ),
             common={**sampling, "overrides": overrides},
@@ -307,6 +311,7 @@ def _factory(
     threads: int,
     sampling: dict[str, Any],
     overrides: dict[str, Any],
+    residency: str,
     dry_seconds: float,
 ) -> Any:
     from anyany.batch import DryFactory, SystemFactory
@@ -323,6 +328,7 @@ def _factory(
         threads,
         sampling,
         overrides,
+        cast("ResidencyKind", residency),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
@@ -55,8 +55,12 @@ def evaluate(
         ),
     ] = False,
     results: Annotated[
-        Path | None,
-        typer.Option("--from", metavar="FILE", help="Take these results.json; measure nothing."),
+        list[Path] | None,
+        typer.Option(
+            "--from",
+            metavar="FILE",
+            help="Take these results.json; measure nothing. Repeated: rows of one model together.",
+        ),
     ] = None,
     update_readme: Annotated[
         bool, typer.Option("--update-readme", help="Write the table into ./README.md.")
@@ -78,9 +82,10 @@ def evaluate(
       anyany evaluate --model runs/pocket/system --n 100 --rows direct,chain
       anyany evaluate --n 500 --n-video 128
       anyany evaluate --from evaluation/results.json --update-readme
+      anyany evaluate --from pictures/results.json --from clips/results.json
     """
-    if results is not None:
-        measured: Mapping[str, Any] = _read_results(results)
+    if results:
+        measured: Mapping[str, Any] = _together([_read_results(path) for path in results])
     else:
         measured = _measure(
             {
@@ -143,7 +148,30 @@ def _rows(text: str) -> tuple[str, ...]:
     return () if text == "all" else tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def _read_results(path: Path) -> Mapping[str, Any]:
+def _together(results: Sequence[dict[str, Any]]) -> Mapping[str, Any]:
+    """Rows that were measured apart, as if in one run.
+
+    Raises:
+        UsageError: they are not of one model, machine and choice of items, or a row is there twice.
+    """
+    whole = dict(results[0])
+    for other in results[1:]:
+        for key in ("model", "engine", "versions"):
+            if other[key] != whole[key]:
+                raise UsageError(f"--from: expected results of one {key}; got two that differ")
+        settings, more = whole["config"], other["config"]
+        if any(settings[key] != more[key] for key in settings.keys() - {"rows"}):
+            raise UsageError("--from: expected results of the same --n, --n-video, seed and split")
+        if twice := whole["rows"].keys() & other["rows"].keys():
+            raise UsageError(f"--from: the row {min(twice)} is in two of the files")
+        rows = [*settings["rows"], *more["rows"]]
+        whole["config"] = {**settings, "rows": rows}
+        for key in ("rows", "comparisons"):
+            whole[key] = {**whole[key], **other[key]}
+    return whole
+
+
+def _read_results(path: Path) -> dict[str, Any]:
     try:
         read = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -24,6 +24,7 @@ from anyany.cli.options import (
     Negative,
     NoMetadata,
     Preset,
+    Residency,
     Scheduler,
     Steps,
     Temperature,
@@ -112,6 +113,7 @@ def generate(
     device: Device = "auto",
     dtype: Dtype = None,
     threads: Threads = 2,
+    residency: Residency = "resident",
     weights: Weights = None,
     no_metadata: NoMetadata = False,
     as_json: AsJson = False,
@@ -140,7 +142,14 @@ def generate(
     check_folder(out or DEFAULT_FOLDER)
     from anyany.cli.loading import load_system
 
-    system = load_system(model, device=device, dtype=dtype, threads=threads, weights=weights)
+    system = load_system(
+        model,
+        device=device,
+        dtype=dtype,
+        threads=threads,
+        residency=residency,
+        weights=weights,
+    )
     media = [m for m in system.decoders if outputs is None or m in outputs]
     sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
     run: dict[str, Any] = {

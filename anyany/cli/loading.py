@@ -9,6 +9,7 @@ from anyany.cli.terminal import notes
 
 if TYPE_CHECKING:
     from anyany.requests import EngineSettings
+    from anyany.residency import ResidencyKind
     from anyany.system import AnyToAny
 
 
@@ -18,6 +19,7 @@ def load_system(
     device: str = "auto",
     dtype: str | None = None,
     threads: int,
+    residency: str = "resident",
     settings: EngineSettings | None = None,
     weights: str | None = None,
 ) -> AnyToAny:
@@ -28,6 +30,7 @@ def load_system(
         device: likewise.
         dtype: likewise.
         threads: of torch on the CPU.
+        residency: likewise.
         settings: likewise.
         weights: likewise.
 
@@ -44,6 +47,7 @@ def load_system(
         device=device,
         dtype=dtype,
         threads=threads,
+        residency=cast("ResidencyKind", residency),
         settings=settings,
         weights=cast("Literal['dummy'] | None", weights),
     )

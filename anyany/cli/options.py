@@ -26,6 +26,10 @@ Threads = Annotated[
     int,
     typer.Option(metavar="N", min=1, max=1024, help="On the CPU; they decide the last bits."),
 ]
+Residency = Annotated[
+    str,
+    typer.Option(metavar="KIND", help="resident, or staged: one part on the device at a time."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")]
 
 # How text is drawn.

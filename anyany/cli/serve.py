@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from anyany.cli.options import Device, Dtype, Model, Threads, Weights
+from anyany.cli.options import Device, Dtype, Model, Residency, Threads, Weights
 from anyany.cli.terminal import notes
 from anyany.errors import UsageError
 
@@ -64,6 +64,7 @@ def serve(
     device: Device = "auto",
     dtype: Dtype = None,
     threads: Threads = 2,
+    residency: Residency = "resident",
     weights: Weights = None,
 ) -> None:
     """Serve a chat page and an API that OpenAI's clients speak.
@@ -105,7 +106,14 @@ def serve(
     )
     opened = listen(host, port)
     try:
-        system = load_system(model, device=device, dtype=dtype, threads=threads, weights=weights)
+        system = load_system(
+            model,
+            device=device,
+            dtype=dtype,
+            threads=threads,
+            residency=residency,
+            weights=weights,
+        )
         url = address(opened)
         run(Server(SystemModel(system), settings), opened, lambda: announce(url))
     finally:

@@ -55,6 +55,9 @@ VERBS: Final[Mapping[str, Verb]] = {
     "evaluate": Verb(
         "anyany.cli.evaluate", "Measure a system on held-out combinations.", ("evaluate",)
     ),
+    "compare": Verb(
+        "anyany.cli.compare", "Train bridges side by side, and table them.", ("compare",)
+    ),
     "pocket": Verb(
         "anyany.cli.pocket",
         "Build the pocket system from nothing; make its gallery.",

@@ -20,6 +20,7 @@ from diffusers.models.unets.unet_3d_condition import UNet3DConditionModel
 from torch import nn
 
 from anyany.decoders.config import AudioDecoderConfig, DecoderConfig, VideoDecoderConfig
+from anyany.decoders.shared import component_folder
 from anyany.errors import CheckpointError
 
 UNET_CLASSES: Final[Mapping[str, Any]] = {
@@ -138,12 +139,12 @@ def load_unet(folder: Path, dtype: torch.dtype) -> Any:
 
 
 def load_vae(folder: Path, dtype: torch.dtype) -> Any:
-    """Read `vae/`.
+    """Read `vae/`, its own or a sibling's.
 
     Raises:
         CheckpointError: a file is missing, torn or does not fit.
     """
-    return load_network(AutoencoderKL, folder / "vae", _DIFFUSERS, dtype)
+    return load_network(AutoencoderKL, component_folder(folder, "vae"), _DIFFUSERS, dtype)
 
 
 def load_vocoder(folder: Path, dtype: torch.dtype) -> Any:

@@ -74,6 +74,7 @@ class DecoderRecord:
         condition: its spec.
         presets: how to run it.
         extras: the modality's own values, such as frames per second.
+        shared: components that stand in a sibling's folder: name -> the sibling; see `shared.py`.
         format: version of this file.
     """
 
@@ -81,4 +82,5 @@ class DecoderRecord:
     condition: dict[str, TensorSpec]
     presets: DecoderPresets
     extras: dict[str, Any] = field(default_factory=dict)
+    shared: dict[str, str] = field(default_factory=dict)
     format: int = RECORD_FORMAT

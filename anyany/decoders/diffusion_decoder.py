@@ -78,6 +78,9 @@ class DiffusionDecoder(nn.Module):
         if components.text_encoder is not None and tokenizer is not None:
             self.text = TextConditioner(components.text_encoder, tokenizer, condition)
         self._unconditional = unconditional
+        self.home: torch.device | None = (
+            None  # where it computes, though its weights rest elsewhere
+        )
         self.eval().requires_grad_(False)
 
     @classmethod
@@ -217,9 +220,9 @@ class DiffusionDecoder(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the UNet is."""
+        """Where it computes: where the UNet is, or else its home."""
         weight: Tensor = next(self.unet.parameters())
-        return weight.device
+        return self.home or weight.device
 
     @property
     def dtype(self) -> torch.dtype:

@@ -7,6 +7,7 @@ Nothing here knows a language model or a decoder; tensors and widths are all tha
 
 from anyany.encoders.adapters import (
     EncoderAdapterConfig,
+    adapter_parameters,
     adapter_state,
     base_state,
     install_adapter,
@@ -24,7 +25,7 @@ from anyany.encoders.imagebind.config import (
     ThermalConfig,
     VisionConfig,
 )
-from anyany.encoders.imagebind.encoder import ImageBindEncoder
+from anyany.encoders.imagebind.encoder import TOWERS, ImageBindEncoder
 from anyany.encoders.imagebind.model import ImageBind
 from anyany.encoders.merges import (
     MERGES,
@@ -76,6 +77,7 @@ __all__ = [
     "PROJECTORS",
     "TILERS",
     "TILER_MODALITIES",
+    "TOWERS",
     "AudioConfig",
     "AudioPreprocessing",
     "AudioTile",
@@ -114,6 +116,7 @@ __all__ = [
     "TilerConfig",
     "VideoPreprocessing",
     "VisionConfig",
+    "adapter_parameters",
     "adapter_state",
     "base_state",
     "build_encoder",

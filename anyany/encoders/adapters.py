@@ -10,6 +10,7 @@ Shapes: B items, T tokens, D tower width.
 
 from __future__ import annotations
 
+import functools
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -110,7 +111,7 @@ def install_adapter(
         for norm in _norms(tower):
             adapter = RoutedAdapter(int(norm.normalized_shape[0]), config)
             adapter.to(device=weight.device, dtype=weight.dtype)
-            norm.register_forward_hook(_after(adapter))
+            norm.register_forward_hook(functools.partial(_after, adapter))  # it can be copied
             own.append(adapter)
     return own
 
@@ -152,6 +153,11 @@ def adapter_names_set(
 def tile_name(number: int | None) -> str:
     """The update of the tile with that running number; None = of the whole item, which has none."""
     return BASE if number is None else f"tile_{number}"
+
+
+def adapter_parameters(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters of encoder adapters alone."""
+    return [parameter for name, parameter in module.named_parameters() if _OWN.search(name)]
 
 
 def adapter_state(module: nn.Module) -> dict[str, Tensor]:
@@ -224,8 +230,6 @@ def _norms(tower: nn.Module) -> list[Any]:
     return [getattr(block, name) for block in blocks.children() for name in ("norm_1", "norm_2")]
 
 
-def _after(adapter: RoutedAdapter) -> Any:
-    def hook(norm: nn.Module, args: Any, output: Tensor) -> Tensor:
-        return adapter(output)  # type: ignore[no-any-return]
-
-    return hook
+def _after(adapter: RoutedAdapter, norm: nn.Module, args: Any, output: Tensor) -> Tensor:
+    made: Tensor = adapter(output)
+    return made

@@ -52,6 +52,10 @@ class Encoder(nn.Module):
         """Turn one item into the tensor that `forward` takes, without its batch axis."""
         raise NotImplementedError(f"{type(self).__name__} does not define prepare")
 
+    def own_parameters(self) -> list[nn.Parameter]:
+        """The parameters that this modality passes, of a model that may have others."""
+        return list(self.parameters())
+
     def without_gradient(self) -> dict[str, str]:
         """Parameters that its outputs do not depend on: name -> reason."""
         return {}

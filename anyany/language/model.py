@@ -117,6 +117,9 @@ class LanguageModel(nn.Module):
         self.tokenizer = tokenizer
         self.lm = lm
         self.lm.eval()
+        self.home: torch.device | None = (
+            None  # where it computes, though its weights rest elsewhere
+        )
         embedding = lm.get_input_embeddings()
         self.vocab_size = int(embedding.weight.shape[0])  # V
         self.language_dim = int(embedding.weight.shape[1])  # D
@@ -212,9 +215,9 @@ class LanguageModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the model's input rows live."""
+        """Where it computes: where its input rows are, or else its home."""
         weight: Tensor = self.lm.get_input_embeddings().weight
-        return weight.device
+        return self.home or weight.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -309,12 +312,15 @@ class LanguageModel(nn.Module):
     def save_base(self, folder: str | Path) -> None:
         """Write the base model (safetensors) and tokenizer in transformers' own layout.
 
+        An adapter is left out: it is saved by itself, beside the untouched base.
+
         Raises:
-            CheckpointError: LoRA is in place: it is saved by itself, beside the untouched base.
+            CheckpointError: LoRA is merged into the base, which was not kept.
         """
+        state = None
         if isinstance(self.adapter, LoraAdapter):
-            raise CheckpointError("the base of an adapted model is saved before LoRA is installed")
-        self.lm.save_pretrained(str(folder))
+            state = self.adapter.base_state(self.lm)
+        self.lm.save_pretrained(str(folder), state_dict=state)
         self.tokenizer.save_pretrained(str(folder))
 
     def base_hash(self) -> str:

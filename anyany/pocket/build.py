@@ -17,16 +17,19 @@ from typing import Any, Final, cast
 
 import torch
 
+from anyany.alignment.mixing import MixedSource
 from anyany.alignment.samples import SampleSource
 from anyany.alignment.stages import StageConfig, run_stage
 from anyany.config import load_config
+from anyany.decoders.shared import share
 from anyany.errors import UsageError
+from anyany.media import write_json
 from anyany.pocket import build_parts
 from anyany.pocket.build_parts import BuildSettings, PartBuilder, TimeLimitReached, check_finished
 from anyany.pocket.samples import MEDIA, DescribeSource, DialogueSource, DrawSource
 from anyany.pocket.stage_samples import world_samples
 from anyany.system import AnyToAny
-from anyany.weights import to_half
+from anyany.weights import read_tensors, save_tensors, to_half, write_manifest
 
 __all__ = ["PARTS", "STAGES", "BuildSettings", "build", "pack", "stage_config", "stage_source"]
 
@@ -77,7 +80,7 @@ def build(settings: BuildSettings, *, only: Sequence[str] = ()) -> Path | None:
 
 
 def pack(system: Path, folder: Path) -> Path:
-    """Write a system's folder as it ships: float16, nothing else beside it."""
+    """Write a system's folder as it ships: float16, what answers need and nothing twice."""
     if folder.exists():
         shutil.rmtree(folder)
     shutil.copytree(system, folder)
@@ -85,8 +88,22 @@ def pack(system: Path, folder: Path) -> Path:
         record = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(record, dict) and record.pop("_name_or_path", None) is not None:
             path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    _without_text_tower(folder)
     to_half(folder)
+    share([folder / "decoders" / name for name in MEDIA if (folder / "decoders" / name).is_dir()])
+    write_manifest(folder)
     return folder
+
+
+def _without_text_tower(folder: Path) -> None:
+    """Drop the encoder's tower for text: training alone needs it."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["encoder"]["imagebind"]["text"] = None
+    write_json(config, folder / "config.json")
+    path = folder / config["encoder"]["source"]
+    tensors = read_tensors(path, "the encoder")
+    kept = {name: tensor for name, tensor in tensors.items() if ".text." not in name}
+    save_tensors(kept, path, None)
 
 
 def _run_stage(builder: PartBuilder, name: str) -> None:
@@ -128,5 +145,7 @@ def stage_source(name: str) -> SampleSource:
         return DrawSource(modalities=MEDIA)
     if name == "projectors":
         return DrawSource(num_samples=KEPT_STATES, modalities=MEDIA)
-    kept = KEPT_STATES if name == "refine" else None
-    return DialogueSource(num_samples=kept, all_media=True)
+    if name == "refine":
+        return DialogueSource(num_samples=KEPT_STATES, all_media=True)
+    described = DescribeSource(("image", "video"))
+    return MixedSource([DialogueSource(all_media=True), described], [0.6, 0.4])

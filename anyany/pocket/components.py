@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from anyany.encoders import ImageBind, load_imagebind
@@ -118,11 +120,19 @@ def audio_unet(weights: Path | None) -> UNet2DConditionModel:
 
 
 def imagebind(tokens: PreTrainedTokenizerFast, weights: Path | None) -> ImageBind:
-    """The encoder; fresh if `weights` is None."""
+    """The encoder; fresh if `weights` is None, and as to text if they have no tower for it."""
     config = media_imagebind_config(tokens)
+    model = ImageBind(config)
     if weights is None:
-        return ImageBind(config)
-    return load_imagebind(weights / _WEIGHTS, config, dtype=torch.float32)
+        return model
+    path = weights / _WEIGHTS
+    with safe_open(path, framework="pt") as file:
+        has_text = any(".text." in name for name in file.keys())  # noqa: SIM118
+    if has_text:
+        return load_imagebind(path, config, dtype=torch.float32)
+    seeing = load_imagebind(path, replace(config, text=None), dtype=torch.float32)
+    model.load_state_dict(seeing.state_dict(), strict=False)
+    return model
 
 
 def save_imagebind(model: ImageBind, folder: Path) -> None:

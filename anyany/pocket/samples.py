@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, Literal, TypeAlias
 
 from anyany.alignment.samples import MediaTarget, Sample, turn
@@ -16,6 +17,7 @@ from anyany.messages import AudioPart, ImagePart, Message, VideoPart
 from anyany.pocket.animation import CLIP_FRAMES_PER_SECOND, ClipJitter, render_clip
 from anyany.pocket.clips import Clip, draw_clip
 from anyany.pocket.dialogues import ASK_WHAT, Content, Turn, draw_dialogue
+from anyany.pocket.imagebind import PALEST
 from anyany.pocket.media_dialogues import (
     ASK_WHAT_CLIP,
     ASK_WHAT_SOUND,
@@ -24,7 +26,7 @@ from anyany.pocket.media_dialogues import (
     canonical_words,
     draw_media_dialogue,
 )
-from anyany.pocket.render import Jitter, render_image
+from anyany.pocket.render import Jitter, draw_tint, render_image
 from anyany.pocket.sounds import Sound, draw_sound
 from anyany.pocket.synthesis import SAMPLE_RATE, SoundJitter, render_sound
 from anyany.pocket.world import Scene, draw_scene
@@ -32,6 +34,7 @@ from anyany.pocket.world import Scene, draw_scene
 MediaModality: TypeAlias = Literal["image", "video", "audio"]
 MEDIA: Final[tuple[MediaModality, ...]] = ("image", "video", "audio")
 VARIANTS: Final = 4  # pictures of each scene, so that encoder features can be kept
+NAMELESS: Final = 0.5
 _DRAW: Final[Mapping[str, Any]] = {"image": draw_scene, "video": draw_clip, "audio": draw_sound}
 _ASK_WHAT: Final = {"image": ASK_WHAT, "video": ASK_WHAT_CLIP, "audio": ASK_WHAT_SOUND}
 _MODALITY: Final[Mapping[type, MediaModality]] = {Scene: "image", Clip: "video", Sound: "audio"}
@@ -40,21 +43,32 @@ _MODALITY: Final[Mapping[type, MediaModality]] = {Scene: "image", Clip: "video",
 class DescribeSource:
     """Stage 1: a medium and a request to describe it; the answer is its canonical caption.
 
+    Pictures and clips in nameless colors are described without a color: so the language model, too,
+    does not learn what a thing is from the pairs that are shown.
+
     Args:
         modalities: of the media, at even chance.
+        nameless: so many of the pictures and clips are in nameless colors.
     """
 
     num_samples: int | None = None
 
-    def __init__(self, modalities: Sequence[MediaModality] = ("image",)) -> None:
+    def __init__(
+        self, modalities: Sequence[MediaModality] = ("image",), *, nameless: float = NAMELESS
+    ) -> None:
         self.modalities = tuple(modalities)
+        self.nameless = nameless
 
     def sample(self, index: int, epoch: int) -> Sample:
         """The conversation at `index`."""
         rng = random.Random(f"describe:{index}")
         modality = rng.choice(self.modalities)
         subject = _DRAW[modality](rng, held_out=False)
-        shown = medium(subject, rng.randrange(VARIANTS))
+        shown: ImagePart | VideoPart | AudioPart
+        if modality != "audio" and rng.random() < self.nameless:
+            subject, shown = _in_nameless_color(subject, rng)
+        else:
+            shown = medium(subject, rng.randrange(VARIANTS))
         ask = rng.choice(_ASK_WHAT[modality])
         question = turn("user", shown, ask) if rng.random() < 0.7 else turn("user", ask, shown)
         answer = turn("assistant", f"{canonical_words(subject)}.")
@@ -140,6 +154,20 @@ def medium(subject: Subject, variant: int) -> ImagePart | VideoPart | AudioPart:
     if isinstance(subject, Clip):
         return VideoPart(render_clip(subject, ClipJitter.draw(rng)), CLIP_FRAMES_PER_SECOND)
     return AudioPart(render_sound(subject, SoundJitter.draw(rng))[None], SAMPLE_RATE)
+
+
+def _in_nameless_color(
+    subject: Scene | Clip, rng: random.Random
+) -> tuple[Scene | Clip, ImagePart | VideoPart]:
+    """A full subject in a color that has no name: what can be said of it, and its medium."""
+    assert subject.thing is not None
+    tint = draw_tint(subject.thing, rng, palest=PALEST)
+    if isinstance(subject, Scene):
+        scene = replace(subject, color=None)
+        return scene, ImagePart(render_image(scene, Jitter.draw(rng), tint=tint))
+    clip = replace(subject, color=None)
+    frames = render_clip(clip, ClipJitter.draw(rng), tint=tint)
+    return clip, VideoPart(frames, CLIP_FRAMES_PER_SECOND)
 
 
 def _shown(item: Content, rng: random.Random | None) -> str | ImagePart | VideoPart | AudioPart:

@@ -35,7 +35,7 @@ from anyany.pocket.animation import (
 from anyany.pocket.check_clip import score_clip
 from anyany.pocket.clip_text_encoder import say_clip
 from anyany.pocket.clips import CLIP_ATTRIBUTES, Clip, all_clips, canonical_clip_caption
-from anyany.pocket.denoise_task import GUIDANCE, DenoiseTask
+from anyany.pocket.denoise_task import DenoiseTask
 from anyany.pocket.image_denoiser import IMAGE_UNET, SCHEDULER, save_grid
 from anyany.pocket.image_vae import encode_latents, to_pixels
 from anyany.pocket.nameless_clips import render_nameless_clip
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 Frames = npt.NDArray[np.uint8]
 JITTERS: Final = 3  # clips of each trainable combination in the pool, and one in a nameless color
+_GUIDANCE: Final = 1.5  # stronger, and colors suffer
 _NAMELESS: Final = 0.2  # so many clips of nameless shapes beside them
 
 
@@ -164,7 +165,7 @@ def make_clips(
     decoder: VideoDecoder, clips: Sequence[Clip], *, seed: int = 0, **run: Any
 ) -> list[Frames]:
     """Frames uint8 [8, 64, 64, 3] from canonical captions; 20 steps if nothing else is said."""
-    run = {"num_inference_steps": 20, "guidance_scale": GUIDANCE, **run}
+    run = {"num_inference_steps": 20, "guidance_scale": _GUIDANCE, **run}
     made: list[Frames] = []
     for start in range(0, len(clips), 8):
         some = clips[start : start + 8]
@@ -191,8 +192,8 @@ def assemble_video_decoder(
     tokenizer.model_max_length = CAPTION_TOKENS
     spec = ConditionSpec({"prompt_embeds": TensorSpec((CAPTION_TOKENS, TEXT_DIM))})
     presets = DecoderPresets(
-        reference=DecoderSettings(num_inference_steps=50, guidance_scale=GUIDANCE),
-        fast=DecoderSettings(num_inference_steps=12, guidance_scale=GUIDANCE, scheduler="dpmpp_2m"),
+        reference=DecoderSettings(num_inference_steps=50, guidance_scale=_GUIDANCE),
+        fast=DecoderSettings(num_inference_steps=8, guidance_scale=_GUIDANCE, scheduler="dpmpp_2m"),
         default="fast",
     )
     parts = Components(unet, vae, dict(SCHEDULER), text_encoder=text_encoder)

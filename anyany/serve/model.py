@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import functools
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from anyany.errors import AnyAnyError
@@ -51,9 +50,6 @@ class SystemModel:
     """
 
     def __init__(self, system: AnyToAny) -> None:
-        from anyany.engine import Engine
-        from anyany.records import RecordContext, make_record
-
         self.system = system
         self.name = system.config.name
         self.card = system.config.card
@@ -65,16 +61,7 @@ class SystemModel:
         # A tokenizer is not to be shared with the engine's thread.
         self._tokenizer = copy.deepcopy(system.language.tokenizer)
         self._counting = threading.Lock()
-        context = RecordContext(
-            system.config, system.model_sha256, system.decoders, system.settings, system.device
-        )
-        self._engine = Engine(
-            system.bridge,
-            system.decoders,
-            cast("Mapping[str, Any]", system.output_projectors),
-            system.settings,
-            functools.partial(make_record, context),
-        )
+        self._engine = system.engine()
 
     def request(self, messages: Sequence[Message], **arguments: Any) -> Request:
         """See Model."""

@@ -44,8 +44,9 @@ def test_show_counts_what_the_model_has(anyany: Anyany, system: AnyToAny) -> Non
     record = json.loads(anyany("models", "show", "--json").out)
 
     assert run.code == 0
-    assert record["makes"] == "text, image"
-    assert record["signal tokens"] == {"image": system.language.signals.image}
+    assert record["makes"] == ", ".join(["text", *system.decoders])
+    signals = system.language.signals
+    assert record["signal tokens"] == {m: getattr(signals, m) for m in system.decoders}
     counts = system.num_parameters()
     assert record["parameters"]["input_projector"] == counts["input_projector"]
     assert record["parameters"]["signal_rows"] == counts["signal_rows"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -112,6 +114,16 @@ def test_routed_adapter_starts_as_the_identity_and_learns() -> None:
     routed = own.get_submodule("adapter")
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in routed.parameters())
     assert len(list(routed.children())) == 2 * len(list(tower.get_submodule("blocks").children()))
+
+
+def test_a_copy_of_a_routed_encoder_is_one_of_its_own() -> None:
+    own, _ = adapted("routed")
+    with torch.no_grad():
+        before = own(pictures()).tokens
+        again = copy.deepcopy(own)
+        wake(again)
+        assert torch.equal(own(pictures()).tokens, before)
+        assert not torch.equal(again(pictures()).tokens, before)
 
 
 def test_inner_readouts_are_the_towers_own_states() -> None:

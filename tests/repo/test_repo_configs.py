@@ -9,7 +9,7 @@ import pytest
 from repo_tree import PACKAGE
 
 from anyany.alignment.stages import StageConfig
-from anyany.bridges import BridgeConfig
+from anyany.bridges import BridgeRecipe
 from anyany.config import load_config
 from anyany.decoders.config import DECODER_CONFIGS
 from anyany.errors import ConfigError
@@ -19,7 +19,7 @@ CONFIGS: Final = PACKAGE / "configs"
 ALL: Final = sorted(CONFIGS.rglob("*.yaml"))
 FILES: Final = [p for p in ALL if p.parent.name != "accelerate"]  # accelerate's own format
 SCHEMAS: Final[dict[str, Any]] = {
-    "bridges": BridgeConfig,
+    "bridges": BridgeRecipe,
     "stages": StageConfig,
     "systems": SystemConfig,
 }

@@ -21,7 +21,7 @@ from anyany.decoders.config import DecoderPresets, DecoderSettings
 
 PAGES: Final = (
     *("README.md", "CONTRIBUTING.md", "docs/systems.md", "docs/media.md"),
-    *("docs/cli.md", "docs/convert.md", "docs/reliability.md"),
+    *("docs/cli.md", "docs/bridges.md", "docs/convert.md", "docs/reliability.md"),
 )
 RUN: Final = (  # verbs that are quick enough to be run
     *("generate", "repro", "doctor", "models"),

@@ -92,8 +92,13 @@ def test_mistaken_overrides(given: dict[str, Any], decoders: Any, line: str) -> 
     ],
 )
 def test_mistaken_requests(
-    pocket: AnyToAny, arguments: dict[str, Any], kind: type[Exception], line: str
+    pocket: AnyToAny,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: dict[str, Any],
+    kind: type[Exception],
+    line: str,
 ) -> None:
+    monkeypatch.delitem(pocket.decoders, "video", raising=False)
     with pytest.raises(kind, match=line) as caught:
         pocket.generate(**{"prompt": "hello", "seed": 7, **arguments})
 

@@ -191,7 +191,7 @@ def test_every_parameter_is_counted(pocket: AnyToAny) -> None:
 
     assert set(counts) == {
         *("encoder", "input_projector", "language", "adapter", "signal_rows"),
-        *("output_projectors.image", "decoders.image"),
+        *(f"{part}.{m}" for part in ("output_projectors", "decoders") for m in pocket.decoders),
     }
     assert all(count > 0 for name, count in counts.items() if name != "adapter")
     assert counts["signal_rows"] == 2 * pocket.language.signals.total * pocket.language.language_dim

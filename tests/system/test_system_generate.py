@@ -227,7 +227,10 @@ def test_the_opt_out_of_invariance_answers_the_same_requests(pocket: AnyToAny) -
         assert reply.images[0].provenance.settings["batch_invariant"] is False
 
 
-def test_a_poisoned_request_fails_alone(pocket: AnyToAny, tmp_path: Path) -> None:
+def test_a_poisoned_request_fails_alone(
+    pocket: AnyToAny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(pocket.decoders, "video", raising=False)
     torn = tmp_path / "torn.png"
     torn.write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0" * 20)
     prompts: list[object] = [

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeAlias, get_args
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from anyany.encoders.adapters import adapter_names_set
 from anyany.encoders.features import Encoder, Features, Readout
@@ -97,6 +97,11 @@ class ImageBindEncoder(Encoder):
             UsageError: it is no usable video or recording.
         """
         return prepare_media(media, self.modality, self.preprocessing)
+
+    def own_parameters(self) -> list[nn.Parameter]:
+        """Those of its tower."""
+        named = self.named_parameters()
+        return [p for name, p in named if f".{self.tower}." in name or ".adapter." in f".{name}"]
 
     def without_gradient(self) -> dict[str, str]:
         """What comes behind the state that is read out: name of a part -> reason."""

@@ -36,11 +36,12 @@ ADAPTERS: Final[Mapping[str, Callable[[Any], Adapter]]] = {
 }
 
 
-def chosen_adapter(config: Any) -> str | None:
+def chosen_adapter(config: Any, *, where: str = "language") -> str | None:
     """The name of the one adapter that has settings; None if none has.
 
     Args:
-        config: a `LanguageConfig`, with a field of every name in `ADAPTERS`.
+        config: a `LanguageConfig`, or another with a field of every name in `ADAPTERS`.
+        where: its key, for the error.
 
     Raises:
         ConfigError: two have.
@@ -48,8 +49,8 @@ def chosen_adapter(config: Any) -> str | None:
     named = [name for name in ADAPTERS if getattr(config, name) is not None]
     if len(named) > 1:
         raise ConfigError(
-            f"language.{named[0]} and language.{named[1]}: expected one adapter at most: set "
-            "either to null"
+            f"{where}.{named[0]} and {where}.{named[1]}: expected one adapter at most: set either "
+            "to null"
         )
     return named[0] if named else None
 

@@ -92,6 +92,15 @@ class ExpertsAdapter(HookedAdapter[ExpertsSettings, Tensor]):
         found = [loss for loss in losses if loss is not None]
         return self.settings.balance * torch.stack(found).sum() if found else torch.zeros(())
 
+    def without_gradient(self) -> dict[str, str]:
+        """Experts that no token of a batch chose."""
+        reason = "only an expert that a token of the batch chose learns from it"
+        return {
+            f"mixtures.{number}.experts.{expert}": reason
+            for number in range(len(self.mixtures))
+            for expert in range(self.settings.num)
+        }
+
     def _routed(self, mixture: nn.Module, hidden: Tensor) -> Tensor:
         made: Tensor = mixture(hidden, self.told)
         return made
@@ -140,6 +149,10 @@ class Experts(nn.Module):
         # The same as the weighted sum, for shares sum to 1; equal experts give it to the bit.
         mixed = leading[:, 0] + (share[..., None] * (made - leading)).sum(1)
         return (mixed * kept.any(-1, keepdim=True)).view_as(hidden)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has no loss of a pass that it did not see."""
+        return {**self.__dict__, "loss": None}
 
     def balance_loss(self, scores: Tensor, real: Tensor) -> Tensor:
         """E sum_i F_i G_i (equation 7): 1 where experts are evenly used.

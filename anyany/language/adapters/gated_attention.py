@@ -139,6 +139,10 @@ class GatedAttentionAdapter(HookedAdapter[GatedAttentionSettings, list[Seen]]):
         for row in rows:
             self._kept.pop(row, None)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing kept, either."""
+        return {**super().__getstate__(), "_kept": {}}
+
     def prepare(self, layout: PassLayout, visual: Visual) -> list[Seen]:
         """Rows with media: all in one call where gradients flow, else each by itself.
 
@@ -211,6 +215,10 @@ class _Remembering(nn.Linear):
             kept[input] = (version, super().forward(input))
         made: Tensor = kept[input][1]
         return made
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy remembers nothing."""
+        return {name: value for name, value in self.__dict__.items() if name != "_made"}
 
 
 def _seen(rows: slice, media: Sequence[_RowMedia | None], phi: Tensor) -> Seen:

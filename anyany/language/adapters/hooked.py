@@ -64,10 +64,18 @@ class HookedAdapter(nn.Module, Generic[S, Told]):
 
         Raises:
             ConfigError: the model is of another architecture, or quantised.
-            UsageError: it is installed already.
+            UsageError: it is installed already, or another of its kind is.
         """
         if self._bodies:
             raise UsageError("this adapter is installed already: make a new one for another model")
+        hooks = lm.base_model._forward_pre_hooks.values()  # type: ignore[union-attr]
+        owners = (getattr(hook, "__self__", None) for hook in hooks)
+        other = next((one for one in owners if isinstance(one, HookedAdapter)), None)
+        if other is not None:
+            raise UsageError(
+                f"the language model has the adapter {other.kind} already, beside which there is "
+                f"no place for {self.kind}: take a model without an adapter"
+            )
         layers = self._layers(lm)
         example: Tensor = lm.get_input_embeddings().weight  # type: ignore[operator]
         with torch.device(example.device):
@@ -103,6 +111,14 @@ class HookedAdapter(nn.Module, Generic[S, Told]):
     def aux(self) -> Tensor:
         """No loss of its own: 0."""
         return torch.zeros(())
+
+    def without_gradient(self) -> dict[str, str]:
+        """Parameters that get no gradient by construction: name of a part -> reason."""
+        return {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy is made of the adapter between two passes: it holds nothing of the last."""
+        return {**self.__dict__, "_pending": None, "_told": None}
 
     def trainable(self) -> Iterable[nn.Parameter]:
         """All of its parameters."""

@@ -101,6 +101,25 @@ class LoraAdapter(NoAdapter):
             state[f"{_PEFT_PREFIX}{name}.lora_B.weight"] = site.lora_b.weight
         return state
 
+    def base_state(self, lm: nn.Module) -> dict[str, Tensor]:
+        """The model's own tensors, under the names and with the values that they had before.
+
+        Raises:
+            CheckpointError: the updates are merged into them, and they were not kept.
+        """
+        state = {
+            name.replace(".base_layer.", "."): tensor
+            for name, tensor in lm.state_dict().items()
+            if ".lora_" not in name
+        }
+        if not self.merged:
+            return state
+        for name, site in self._sites.items():
+            if site.kept is None:
+                raise CheckpointError("the base is gone: LoRA was merged with keep_base=False")
+            state[f"{name}.weight"] = site.kept
+        return state
+
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Copy matrices in, all of them and no others.

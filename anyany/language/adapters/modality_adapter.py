@@ -138,6 +138,10 @@ class ModalityAdapter(HookedAdapter[ModalityAdapterSettings, Mixture]):
         for row in rows:
             self._kept.pop(row, None)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing kept, either."""
+        return {**super().__getstate__(), "_making": {}, "_kept": {}}
+
     def _made_of(self, layout: Any) -> tuple[int, ...]:
         """The modalities of a prompt's media, else text, as places in `MODALITIES`."""
         found = {slot.modality for slot in layout.slots} or {"text"}

@@ -72,6 +72,7 @@ class ModalityExpertAdapter(HookedAdapter[ModalityExpertSettings, MediaColumns])
     def __init__(self, settings: ModalityExpertSettings) -> None:
         super().__init__(settings)
         self.experts = nn.ModuleDict()
+        self._is_last = False  # whether the last of the model's layers is among them
 
     def build(self, lm: Any, layers: Sequence[Any]) -> None:
         """Copy the named modules of the layers.
@@ -79,7 +80,9 @@ class ModalityExpertAdapter(HookedAdapter[ModalityExpertSettings, MediaColumns])
         Raises:
             ConfigError: a layer has none of a name.
         """
-        for number, layer in enumerate(every_kth(self.kind, self.settings.every, layers)):
+        chosen = every_kth(self.kind, self.settings.every, layers)
+        self._is_last = chosen[-1] is layers[-1]
+        for number, layer in enumerate(chosen):
             named = {name.rpartition(".")[2]: part for name, part in layer.named_modules()}
             if missing := sorted(set(self.settings.modules) - named.keys()):
                 raise ConfigError(
@@ -99,6 +102,16 @@ class ModalityExpertAdapter(HookedAdapter[ModalityExpertSettings, MediaColumns])
             positions = layout.shared_positions().to(device)
         media = layout.in_media()
         return MediaColumns(None if media is None else media[..., None].to(device), positions)
+
+    def without_gradient(self) -> dict[str, str]:
+        """Of the last layer, what only the states of media's own tokens depend on."""
+        if not self.experts or not self._is_last:
+            return {}
+        last = max(int(name.partition("_")[0]) for name in self.experts)
+        reason = "in the last layer text reads nothing of media but their keys and values"
+        read = ("k_proj", "v_proj")
+        names = (name for name in self.settings.modules if name not in read)
+        return {f"experts.{last}_{name}": reason for name in names}
 
     def rotary_positions(self, positions: Tensor | None) -> Tensor | None:
         """One position for all tokens of a medium."""
