@@ -43,6 +43,7 @@ from anyany.pocket.imagebind import (
     part_of,
     shows,
 )
+from anyany.pocket.nameless_clips import render_nameless_clip
 from anyany.pocket.nameless_sounds import render_nameless_sound
 from anyany.pocket.render import draw_tint
 from anyany.pocket.sounds import (
@@ -73,7 +74,7 @@ MEDIA_PREPROCESSING: Final = PreprocessingConfig(
     ),
 )
 _TINTED: Final = 0.4  # of the clips: in a nameless color
-_NAMELESS: Final = 0.2  # of the sounds: of no thing
+_NAMELESS: Final = 0.2  # of the clips and sounds: of no thing
 
 
 def media_imagebind_config(tokenizer: PreTrainedTokenizerFast) -> ImageBindConfig:
@@ -191,7 +192,13 @@ class MediaBindTask(Task):
 
 
 def clip_pair(rng: random.Random) -> list[tuple[Clip, Tensor]]:
-    """A trainable clip and a near miss of it, now and then in nameless colors, ready to encode."""
+    """A trainable clip and a near miss of it, ready to encode.
+
+    Now and then in nameless colors, or of nameless shapes.
+    """
+    if rng.random() < _NAMELESS:
+        drawn = [render_nameless_clip(rng) for _ in range(2)]
+        return [(said, _prepared(frames)) for said, frames in drawn]
     clip = draw_clip(rng)
     pair = []
     for shown in (clip, _near_clip(clip, rng)):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import anyany.pocket
@@ -19,6 +20,7 @@ from anyany.alignment.order import Draws
 from anyany.messages import ImagePart
 from anyany.pocket import (
     audio_denoiser,
+    bridge_task,
     image_denoiser,
     image_vae,
     imagebind,
@@ -38,9 +40,9 @@ from anyany.pocket.world import HELD_OUT_PAIRS, Scene, all_scenes, draw_scene
 # render. The renderers' own modules, the checkers (bare silhouettes), the evaluation and what a
 # stage shows at its evaluations are no training.
 TRAINING = {
-    "picture": {"image_denoiser", "image_vae", "imagebind", "samples"},
-    "clip": {"video_denoiser", "imagebind_media", "samples"},
-    "sound": {"audio_denoiser", "mel_vae", "imagebind_media", "samples"},
+    "picture": {"image_denoiser", "image_vae", "imagebind", "samples", "bridge_task"},
+    "clip": {"video_denoiser", "imagebind_media", "samples", "bridge_task"},
+    "sound": {"audio_denoiser", "mel_vae", "imagebind_media", "samples", "bridge_task"},
 }
 NO_TRAINING = {
     "picture": {"render", "check", "check_clip", "animation", "evaluate_kinds"},
@@ -192,5 +194,26 @@ def test_the_encoder_meets_no_held_out_clip_or_sound(monkeypatch: pytest.MonkeyP
     for _ in range(150):
         imagebind_media.clip_pair(rng)
         imagebind_media.sound_pair(rng)
-    clips.check(300, tints=60)
+    clips.check(200, tints=60)
     sounds.check(200)
+
+
+@pytest.mark.parametrize("name", sorted(bridge_task.TASKS))
+def test_compared_bridges_are_trained_on_no_held_out_medium(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    results = {
+        "render_image": Image.new("RGB", (64, 64)),
+        "render_clip": np.zeros((8, 64, 64, 3), dtype=np.uint8),
+        "render_sound": np.zeros(32_000, dtype=np.float32),
+    }
+    watches = {renderer: _Watch(result) for renderer, result in results.items()}
+    for renderer, watch in watches.items():
+        monkeypatch.setattr(bridge_task, renderer, watch)
+    task = bridge_task.get_task(name)
+    for split in ("train", "fresh"):
+        task.source(split, 100, 0)  # type: ignore[arg-type]
+    (used,) = [watch for watch in watches.values() if watch.scenes]
+    used.check(200)
+    task.source("never", 50, 0)
+    assert all(subject.held_out for subject in used.scenes[200:])
