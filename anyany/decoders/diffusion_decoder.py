@@ -78,9 +78,7 @@ class DiffusionDecoder(nn.Module):
         if components.text_encoder is not None and tokenizer is not None:
             self.text = TextConditioner(components.text_encoder, tokenizer, condition)
         self._unconditional = unconditional
-        self.home: torch.device | None = (
-            None  # where it computes, though its weights rest elsewhere
-        )
+        self.home: torch.device | None = None  # computes there, wherever its weights rest
         self.eval().requires_grad_(False)
 
     @classmethod

@@ -117,9 +117,7 @@ class LanguageModel(nn.Module):
         self.tokenizer = tokenizer
         self.lm = lm
         self.lm.eval()
-        self.home: torch.device | None = (
-            None  # where it computes, though its weights rest elsewhere
-        )
+        self.home: torch.device | None = None  # computes there, wherever its weights rest
         embedding = lm.get_input_embeddings()
         self.vocab_size = int(embedding.weight.shape[0])  # V
         self.language_dim = int(embedding.weight.shape[1])  # D

@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 KINDS: Final[tuple[Kind, ...]] = ("text", "media", "background")
 PATIENCE: Final = 8  # calls after which a waiting kind goes first
 FEW: Final = 8  # jobs of a call that others cannot get into
+MOST_JOINED: Final = 256  # jobs of a call that others join: it keeps them until its end
 GATHER_SHARE: Final = 0.05  # of the last call's time, in which the next one may fill up
 GATHER_MOST: Final = 0.05  # seconds
 _MOST_RETRY: Final = 60  # seconds
@@ -232,7 +233,8 @@ class Scheduler:
     def _join(self, batch: list[Job]) -> list[Request]:
         """Text that came while a call of text is at work; none while others wait for their turn."""
         with self._changed:
-            if any(self._waiting[kind] for kind in KINDS if kind != "text"):
+            others = any(self._waiting[kind] for kind in KINDS if kind != "text")
+            if others or len(batch) >= MOST_JOINED:
                 return []
             self._purge()
             joined = self._take("text", FEW)
