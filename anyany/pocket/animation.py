@@ -7,7 +7,8 @@ and its exact speed are not spoken of in captions.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -61,28 +62,38 @@ class Pose:
 
 
 def render_clip(
-    clip: Clip, jitter: ClipJitter | None = None, *, tint: Color | None = None
+    clip: Clip,
+    jitter: ClipJitter | None = None,
+    *,
+    tint: Color | None = None,
+    course: Sequence[Pose] | None = None,
 ) -> npt.NDArray[np.uint8]:
     """Draw a full clip: uint8 [8, 64, 64, 3].
 
     Args:
-        clip: full, but for the color if there is a tint.
-        jitter: the middle of everything by default.
+        clip: full, but for the color if there is a tint and for the motion if there is a course.
+        jitter: the middle of everything by default; a course has its own.
         tint: the thing's color, instead of a named one.
+        course: its poses, one a frame, instead of a named motion.
 
     Raises:
-        ValueError: the clip leaves an attribute unsaid, or names a color beside a tint.
+        ValueError: the clip leaves an attribute unsaid, or names a color beside a tint or a motion
+            beside a course.
     """
-    if not (replace(clip, color="red") if tint else clip).full or (tint and clip.color):
-        raise ValueError(f"expected a full clip; got {clip} and tint {tint}: complete it first")
+    instead = {"color": tint, "motion": course}
+    stated = clip.said()
+    if any((name in stated) == (instead.get(name) is not None) for name in clip.ATTRIBUTES):
+        raise ValueError(
+            f"expected a full clip; got {clip}, tint {tint} and {'a' if course else 'no'} course: "
+            "complete it first"
+        )
     assert clip.thing is not None
-    assert clip.motion is not None
     color = tint or COLOR_RGB[clip.color or ""]
     background = BACKGROUND_RGB[clip.background or ""]
     return np.stack(
         [
             draw_thing(clip.thing, color, background, center=(pose.x, pose.y), radius=pose.radius)
-            for pose in poses(clip.motion, jitter or ClipJitter())
+            for pose in course or poses(clip.motion or "", jitter or ClipJitter())
         ]
     )
 

@@ -36,7 +36,7 @@ from anyany.encoders.preprocessing.images import prepare_image
 from anyany.pocket.captions import canonical_caption
 from anyany.pocket.dialogues import draw_edit
 from anyany.pocket.nameless import render_nameless
-from anyany.pocket.render import IMAGE_SIZE, Jitter, draw_tint, render_image
+from anyany.pocket.render import IMAGE_SIZE, PALEST, Jitter, draw_tint, render_image
 from anyany.pocket.text_encoder import CAPTION_TOKENS, say
 from anyany.pocket.world import Described, Scene, draw_scene
 
@@ -49,7 +49,6 @@ Subject = TypeVar("Subject", bound=Described)
 EMBED_DIM: Final = 128
 _TINTED: Final = 0.4  # of the pictures: in a nameless color
 _NAMELESS: Final = 0.15  # of the pictures: shapes of no thing
-PALEST: Final = 0.1  # saturation of nameless colors: a shape must be known without its color
 _HALF: Final = (0.5, 0.5, 0.5)
 PREPROCESSING: Final = PreprocessingConfig(
     image=ImagePreprocessing(size=IMAGE_SIZE, mean=_HALF, std=_HALF),

@@ -36,16 +36,14 @@ from anyany.pocket.clap import say_sound
 from anyany.pocket.clip_text_encoder import say_clip
 from anyany.pocket.clips import CLIP_ATTRIBUTES, Clip, all_clips, canonical_clip_caption, draw_clip
 from anyany.pocket.imagebind import (
-    PALEST,
     PREPROCESSING,
     BindTask,
     imagebind_config,
     part_of,
     shows,
 )
-from anyany.pocket.nameless_clips import render_nameless_clip
+from anyany.pocket.nameless_clips import render_nameless_clip, render_untold_clip
 from anyany.pocket.nameless_sounds import render_nameless_sound
-from anyany.pocket.render import draw_tint
 from anyany.pocket.sounds import (
     SOUND_ATTRIBUTES,
     Sound,
@@ -73,7 +71,8 @@ MEDIA_PREPROCESSING: Final = PreprocessingConfig(
         std=5.5,
     ),
 )
-_TINTED: Final = 0.4  # of the clips: in a nameless color
+_TINTED: Final = 0.5  # of the clips: in a nameless color
+_WANDERING: Final = 0.5  # of the clips: on a nameless course
 _NAMELESS: Final = 0.2  # of the clips and sounds: of no thing
 
 
@@ -194,7 +193,7 @@ class MediaBindTask(Task):
 def clip_pair(rng: random.Random) -> list[tuple[Clip, Tensor]]:
     """A trainable clip and a near miss of it, ready to encode.
 
-    Now and then in nameless colors, or of nameless shapes.
+    In part in nameless colors, on nameless courses, or of nameless shapes.
     """
     if rng.random() < _NAMELESS:
         drawn = [render_nameless_clip(rng) for _ in range(2)]
@@ -202,15 +201,9 @@ def clip_pair(rng: random.Random) -> list[tuple[Clip, Tensor]]:
     clip = draw_clip(rng)
     pair = []
     for shown in (clip, _near_clip(clip, rng)):
-        if rng.random() < _TINTED:
-            assert shown.thing is not None
-            tint = draw_tint(shown.thing, rng, palest=PALEST)
-            nameless = replace(shown, color=None)
-            pair.append(
-                (nameless, _prepared(render_clip(nameless, ClipJitter.draw(rng), tint=tint)))
-            )
-        else:
-            pair.append((shown, prepared_clip(shown, rng)))
+        tinted, wandering = rng.random() < _TINTED, rng.random() < _WANDERING
+        said, frames = render_untold_clip(shown, rng, tinted=tinted, wandering=wandering)
+        pair.append((said, _prepared(frames)))
     return pair
 
 

@@ -21,6 +21,7 @@ from anyany.pocket.world import HELD_OUT_PAIRS, Scene
 IMAGE_SIZE: Final = 64  # pixels
 _OVERSAMPLING: Final = 4
 _TINT_CLEARANCE: Final = 0.04  # of a hue from every named one, as part of the circle
+PALEST: Final = 0.1  # saturation of nameless colors for models that see: known by shape alone
 
 Color: TypeAlias = tuple[int, int, int]
 Point: TypeAlias = tuple[float, float]

@@ -17,7 +17,6 @@ from anyany.messages import AudioPart, ImagePart, Message, VideoPart
 from anyany.pocket.animation import CLIP_FRAMES_PER_SECOND, ClipJitter, render_clip
 from anyany.pocket.clips import Clip, draw_clip
 from anyany.pocket.dialogues import ASK_WHAT, Content, Turn, draw_dialogue
-from anyany.pocket.imagebind import PALEST
 from anyany.pocket.media_dialogues import (
     ASK_WHAT_CLIP,
     ASK_WHAT_SOUND,
@@ -26,7 +25,8 @@ from anyany.pocket.media_dialogues import (
     canonical_words,
     draw_media_dialogue,
 )
-from anyany.pocket.render import Jitter, draw_tint, render_image
+from anyany.pocket.nameless_clips import render_untold_clip
+from anyany.pocket.render import PALEST, Jitter, draw_tint, render_image
 from anyany.pocket.sounds import Sound, draw_sound
 from anyany.pocket.synthesis import SAMPLE_RATE, SoundJitter, render_sound
 from anyany.pocket.world import Scene, draw_scene
@@ -43,12 +43,13 @@ _MODALITY: Final[Mapping[type, MediaModality]] = {Scene: "image", Clip: "video",
 class DescribeSource:
     """Stage 1: a medium and a request to describe it; the answer is its canonical caption.
 
-    Pictures and clips in nameless colors are described without a color: so the language model, too,
-    does not learn what a thing is from the pairs that are shown.
+    Pictures and clips in nameless colors are described without a color, clips on nameless courses
+    without a motion: so the language model, too, does not learn what a thing is from the pairs that
+    are shown.
 
     Args:
         modalities: of the media, at even chance.
-        nameless: so many of the pictures and clips are in nameless colors.
+        nameless: so many of the pictures and clips have a color or a course of no name.
     """
 
     num_samples: int | None = None
@@ -66,7 +67,7 @@ class DescribeSource:
         subject = _DRAW[modality](rng, held_out=False)
         shown: ImagePart | VideoPart | AudioPart
         if modality != "audio" and rng.random() < self.nameless:
-            subject, shown = _in_nameless_color(subject, rng)
+            subject, shown = _untold(subject, rng)
         else:
             shown = medium(subject, rng.randrange(VARIANTS))
         ask = rng.choice(_ASK_WHAT[modality])
@@ -156,18 +157,18 @@ def medium(subject: Subject, variant: int) -> ImagePart | VideoPart | AudioPart:
     return AudioPart(render_sound(subject, SoundJitter.draw(rng))[None], SAMPLE_RATE)
 
 
-def _in_nameless_color(
+def _untold(
     subject: Scene | Clip, rng: random.Random
 ) -> tuple[Scene | Clip, ImagePart | VideoPart]:
-    """A full subject in a color that has no name: what can be said of it, and its medium."""
+    """A full subject whose color or course has no name: what can be said of it, and its medium."""
+    if isinstance(subject, Clip):
+        tinted, wandering = rng.choice(((True, False), (False, True), (True, True)))
+        clip, frames = render_untold_clip(subject, rng, tinted=tinted, wandering=wandering)
+        return clip, VideoPart(frames, CLIP_FRAMES_PER_SECOND)
     assert subject.thing is not None
     tint = draw_tint(subject.thing, rng, palest=PALEST)
-    if isinstance(subject, Scene):
-        scene = replace(subject, color=None)
-        return scene, ImagePart(render_image(scene, Jitter.draw(rng), tint=tint))
-    clip = replace(subject, color=None)
-    frames = render_clip(clip, ClipJitter.draw(rng), tint=tint)
-    return clip, VideoPart(frames, CLIP_FRAMES_PER_SECOND)
+    scene = replace(subject, color=None)
+    return scene, ImagePart(render_image(scene, Jitter.draw(rng), tint=tint))
 
 
 def _shown(item: Content, rng: random.Random | None) -> str | ImagePart | VideoPart | AudioPart:

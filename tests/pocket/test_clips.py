@@ -22,7 +22,7 @@ from anyany.pocket.clips import (
     draw_partial_clip,
     parse_clip,
 )
-from anyany.pocket.nameless_clips import render_nameless_clip
+from anyany.pocket.nameless_clips import draw_course, render_nameless_clip, render_untold_clip
 from anyany.pocket.render import BACKGROUND_RGB
 from anyany.pocket.world import HELD_OUT_PAIRS, MOTIONS, THINGS
 
@@ -94,6 +94,8 @@ def test_a_clip_follows_from_its_words_and_jitter() -> None:
         render_clip(Clip("horn", "cyan"))
     with pytest.raises(ValueError, match="expected a full clip"):
         render_clip(clip, tint=(10, 200, 100))
+    with pytest.raises(ValueError, match="expected a full clip"):
+        render_clip(clip, course=draw_course("horn", random.Random(2)))
 
 
 @pytest.mark.parametrize("motion", MOTIONS)
@@ -134,3 +136,33 @@ def test_nameless_clips_say_background_and_motion_alone() -> None:
         assert frames.shape == (8, 64, 64, 3)
         assert np.abs(frames[0].astype(int) - frames[-1]).max() > 40
     assert set(CLIP_ATTRIBUTES) == {"thing", "color", "background", "motion"}
+
+
+def test_a_nameless_course_stays_in_frame_and_never_leans_the_way_held_out() -> None:
+    rng = random.Random(0)
+    aslant = 0
+    for number in range(800):
+        thing = THINGS[number % len(THINGS)]
+        course = draw_course(thing, rng)
+        for pose in course:
+            for place in (pose.x, pose.y):
+                assert pose.radius + 1.9 <= place <= 64 - pose.radius - 1.9
+        right, down = course[-1].x - course[0].x, course[-1].y - course[0].y
+        assert 1 / 1.16 < course[-1].radius / course[0].radius < 1.16
+        if right:
+            aslant += 1
+            assert 0.6 < abs(right / down) < 1.6
+            leans = ("right" if right > 0 else "left") if abs(right) > abs(down) else "up"
+            leans = "down" if leans == "up" and down > 0 else leans
+            assert (thing, leans) not in HELD_OUT_MOTIONS
+        else:
+            assert down == 0
+    assert 450 < aslant < 650
+
+
+@pytest.mark.parametrize(("tinted", "wandering"), [(True, False), (False, True), (True, True)])
+def test_an_untold_clip_says_what_has_a_name(tinted: bool, wandering: bool) -> None:
+    clip = Clip("horn", "cyan", "pink", "up")
+    said, frames = render_untold_clip(clip, random.Random(0), tinted=tinted, wandering=wandering)
+    assert said == Clip("horn", None if tinted else "cyan", "pink", None if wandering else "up")
+    assert frames.shape == (8, 64, 64, 3)
