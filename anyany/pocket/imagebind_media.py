@@ -10,6 +10,7 @@ Legend: B batch, S clips of an item, E embedding width, T tokens.
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -71,9 +72,11 @@ MEDIA_PREPROCESSING: Final = PreprocessingConfig(
         std=5.5,
     ),
 )
-_TINTED: Final = 0.5  # of the clips: in a nameless color
-_WANDERING: Final = 0.5  # of the clips: on a nameless course
+_SHARES: Final = ("image", "video", "audio", "video", "image", "video")  # clips are the hardest
+_TINTED: Final = 0.6  # of the clips: in a nameless color
+_WANDERING: Final = 0.7  # of the clips: on a nameless course
 _NAMELESS: Final = 0.2  # of the clips and sounds: of no thing
+_NAMELESS_CLIPS: Final = 1000  # different ones, 100 MB
 
 
 def media_imagebind_config(tokenizer: PreTrainedTokenizerFast) -> ImageBindConfig:
@@ -109,14 +112,16 @@ class MediaBindTask(Task):
         self.evaluation = evaluation
 
     def batch(self, indices: Sequence[int], draws: Draws) -> dict[str, dict[str, Tensor]]:
-        """A third of the indices each for pictures, clips and sounds; see `BindTask.batch`."""
-        of = [[i for i in indices if i % 3 == kind] for kind in range(3)]
-        made = {"image": self.pictures.batch(of[0], draws)} if of[0] else {}
-        if of[1]:
-            made["video"] = self._pairs(of[1], clip_pair)
-        if of[2]:
-            made["audio"] = self._pairs(of[2], sound_pair)
-        return made
+        """Of six indices two for pictures, three for clips, one for sounds: see `BindTask`."""
+        of: dict[str, list[int]] = {}
+        for index in indices:
+            of.setdefault(_SHARES[index % len(_SHARES)], []).append(index)
+        return {
+            modality: self.pictures.batch(own, draws)
+            if modality == "image"
+            else self._pairs(own, clip_pair if modality == "video" else sound_pair)
+            for modality, own in of.items()
+        }
 
     def loss(self, batch: Any, draws: Draws) -> LossOutput:
         """The sum of the modalities' losses, of pooled read-outs and of patches' means."""
@@ -196,8 +201,7 @@ def clip_pair(rng: random.Random) -> list[tuple[Clip, Tensor]]:
     In part in nameless colors, on nameless courses, or of nameless shapes.
     """
     if rng.random() < _NAMELESS:
-        drawn = [render_nameless_clip(rng) for _ in range(2)]
-        return [(said, _prepared(frames)) for said, frames in drawn]
+        return [_nameless_clip(number) for number in rng.sample(range(_NAMELESS_CLIPS), 2)]
     clip = draw_clip(rng)
     pair = []
     for shown in (clip, _near_clip(clip, rng)):
@@ -224,6 +228,12 @@ def prepared_clip(clip: Clip, rng: random.Random) -> Tensor:
 def prepared_sound(sound: Sound, rng: random.Random) -> Tensor:
     """A rendering of a full sound as the encoder takes it: float32 [S, 1, 64, 198]."""
     return _heard(render_sound(sound, SoundJitter.draw(rng)))
+
+
+@functools.cache  # checking one takes as long as rendering ten
+def _nameless_clip(number: int) -> tuple[Clip, Tensor]:
+    said, frames = render_nameless_clip(random.Random(f"bind-nameless:{number}"))
+    return said, _prepared(frames)
 
 
 def _prepared(frames: Any) -> Tensor:

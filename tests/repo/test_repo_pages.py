@@ -165,8 +165,9 @@ def test_the_readme_keeps_the_places_of_its_figures() -> None:
 
 
 def test_the_samples_manifest_is_what_the_pages_use() -> None:
-    rows = json.loads((ROOT / "samples" / "manifest.json").read_text())["images"]
+    manifest = json.loads((ROOT / "samples" / "manifest.json").read_text())
+    rows = [row for kind in ("images", "videos", "audio") for row in manifest[kind]]
     files = {f"samples/{row['file']}" for row in rows}
     for page in PAGES:
         text = (ROOT / page).read_text(encoding="utf-8")
-        assert set(re.findall(r"samples/images/\w+\.png", text)) <= files
+        assert set(re.findall(r"samples/\w+/\w+\.(?:png|mp4|wav)", text)) <= files

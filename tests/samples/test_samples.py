@@ -1,4 +1,4 @@
-"""The sample scripts run, and the sample pictures are what their manifest says."""
+"""The sample scripts run, and the sample media are what their manifest says."""
 
 from __future__ import annotations
 
@@ -13,9 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anyany.media import read_provenance
+from anyany.media import read_audio, read_provenance, read_video
 from anyany.pocket.captions import canonical_caption
 from anyany.pocket.check import all_right, score_image
+from anyany.pocket.check_clip import score_clip
+from anyany.pocket.check_sound import score_sound
+from anyany.pocket.clips import Clip, canonical_clip_caption
+from anyany.pocket.sounds import Sound, canonical_sound_caption
 from anyany.pocket.world import THINGS, Scene
 
 SAMPLES: Final = Path(__file__).resolve().parents[2] / "samples"
@@ -48,11 +52,39 @@ def test_the_pictures_are_what_the_manifest_says() -> None:
             assert all_right(score_image(picture.convert("RGB"), scene)), row["file"]
 
 
+def test_the_clips_are_what_the_manifest_says() -> None:
+    rows = MANIFEST["videos"]
+    assert {row["clip"]["thing"] for row in rows} == set(THINGS)
+    for row in rows:
+        path, clip = SAMPLES / row["file"], Clip(**row["clip"])
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == row["sha256"]
+        assert row["held_out"] == clip.held_out
+        assert row["caption"] == canonical_clip_caption(clip)
+        assert all_right(score_clip(read_video(path).frames, clip)), row["file"]
+
+
+def test_the_sounds_are_what_the_manifest_says() -> None:
+    rows = MANIFEST["audio"]
+    assert {row["sound"]["thing"] for row in rows} == set(THINGS)
+    for row in rows:
+        path, sound = SAMPLES / row["file"], Sound(**row["sound"])
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == row["sha256"]
+        assert row["held_out"] == sound.held_out
+        assert row["caption"] == canonical_sound_caption(sound)
+        assert all_right(score_sound(read_audio(path).waveform[0], sound)), row["file"]
+
+
 def test_make_renders_them_again(tmp_path: Path) -> None:
     assert script("make")(["--out", str(tmp_path)]) == 0
+    made = json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))
+    for kind in ("images", "videos", "audio"):
+        assert [row["caption"] for row in made[kind]] == [row["caption"] for row in MANIFEST[kind]]
     for row in MANIFEST["images"]:
         with Image.open(tmp_path / row["file"]) as new, Image.open(SAMPLES / row["file"]) as old:
             np.testing.assert_array_equal(np.asarray(new), np.asarray(old))
+    for row in MANIFEST["audio"]:
+        new_sound, old_sound = read_audio(tmp_path / row["file"]), read_audio(SAMPLES / row["file"])
+        np.testing.assert_allclose(new_sound.waveform, old_sound.waveform, atol=1e-3)
 
 
 def test_api(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
