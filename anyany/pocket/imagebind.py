@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 Subject = TypeVar("Subject", bound=Described)
 EMBED_DIM: Final = 128
-_TINTED: Final = 0.4  # of the pictures: in a nameless color
+_TINTED: Final = 0.6  # of the pictures: in a nameless color
 _NAMELESS: Final = 0.15  # of the pictures: shapes of no thing
 _HALF: Final = (0.5, 0.5, 0.5)
 PREPROCESSING: Final = PreprocessingConfig(

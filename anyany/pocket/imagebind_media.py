@@ -30,9 +30,11 @@ from anyany.encoders import (
     PreprocessingConfig,
 )
 from anyany.encoders.preprocessing.audios import prepare_audio
+from anyany.encoders.preprocessing.images import prepare_image
 from anyany.encoders.preprocessing.videos import prepare_video
 from anyany.messages import AudioPart, VideoPart
 from anyany.pocket.animation import CLIP_FRAMES_PER_SECOND, ClipJitter, render_clip
+from anyany.pocket.captions import canonical_caption
 from anyany.pocket.clap import say_sound
 from anyany.pocket.clip_text_encoder import say_clip
 from anyany.pocket.clips import CLIP_ATTRIBUTES, Clip, all_clips, canonical_clip_caption, draw_clip
@@ -45,6 +47,7 @@ from anyany.pocket.imagebind import (
 )
 from anyany.pocket.nameless_clips import render_nameless_clip, render_untold_clip
 from anyany.pocket.nameless_sounds import render_nameless_sound
+from anyany.pocket.render import Jitter, render_image
 from anyany.pocket.sounds import (
     SOUND_ATTRIBUTES,
     Sound,
@@ -53,6 +56,7 @@ from anyany.pocket.sounds import (
     draw_sound,
 )
 from anyany.pocket.synthesis import SAMPLE_RATE, SOUND_SECONDS, SoundJitter, render_sound
+from anyany.pocket.world import THINGS, Scene, all_scenes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -145,26 +149,33 @@ class MediaBindTask(Task):
         return LossOutput(total / len(batch), figures, weight=weight)
 
     def evaluate(self, folder: Path) -> dict[str, float]:
-        """Which of all captions is nearest to held-out clips and sounds: top-1."""
+        """Held-out media and captions: which of all is nearest, and which of things alone; top-1.
+
+        Captions of clips are those of the clips that are shown; `video_thing` and `image_thing` are
+        the shares whose nearest caption among "a bell", "a drum" and so on is their thing's: what
+        suffers most where things are known by the pairs that were shown.
+        """
         if not self.evaluation:
             return {}
         rng = random.Random(0)
         clips = rng.sample(all_clips(held_out=True), self.evaluation)
+        scenes = rng.sample(all_scenes(held_out=True), self.evaluation)
         sounds = all_sounds(held_out=True)
-        spoken = [canonical_sound_caption(sound) for sound in all_sounds()]
+        watched = torch.stack([prepared_clip(clip, rng) for clip in clips])
+        heard = torch.stack([prepared_sound(sound, rng) for sound in sounds])
+        drawn = [render_image(scene, Jitter.draw(rng)) for scene in scenes]
+        seen = torch.stack([prepare_image(picture, PREPROCESSING.image) for picture in drawn])
+        of_clips = [canonical_clip_caption(clip) for clip in clips]
+        of_sounds = [canonical_sound_caption(sound) for sound in all_sounds()]
+        heard_words = [canonical_sound_caption(sound) for sound in sounds]
+        things = [_thing_alone(thing) for thing in THINGS]
+        shown = {"video": [clip.thing for clip in clips], "image": [one.thing for one in scenes]}
+        own = {name: [_thing_alone(thing) for thing in of] for name, of in shown.items()}
         return {
-            "video_top1": self._top1(
-                "vision",
-                torch.stack([prepared_clip(clip, rng) for clip in clips]),
-                [canonical_clip_caption(clip) for clip in clips],
-                [canonical_clip_caption(clip) for clip in clips],
-            ),
-            "audio_top1": self._top1(
-                "audio",
-                torch.stack([prepared_sound(sound, rng) for sound in sounds]),
-                [canonical_sound_caption(sound) for sound in sounds],
-                spoken,
-            ),
+            "video_top1": self._top1("vision", watched, of_clips, of_clips),
+            "audio_top1": self._top1("audio", heard, heard_words, of_sounds),
+            "video_thing": self._top1("vision", watched, own["video"], things),
+            "image_thing": self._top1("vision", seen, own["image"], things),
         }
 
     def _top1(
@@ -228,6 +239,10 @@ def prepared_clip(clip: Clip, rng: random.Random) -> Tensor:
 def prepared_sound(sound: Sound, rng: random.Random) -> Tensor:
     """A rendering of a full sound as the encoder takes it: float32 [S, 1, 64, 198]."""
     return _heard(render_sound(sound, SoundJitter.draw(rng)))
+
+
+def _thing_alone(thing: str | None) -> str:
+    return canonical_caption(Scene(thing=thing))
 
 
 @functools.cache  # checking one takes as long as rendering ten
