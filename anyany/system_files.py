@@ -229,20 +229,21 @@ def _save_frozen(
     decoders: Mapping[Modality, Any],
     source: Path | None,
 ) -> None:
-    if source is not None and source.resolve() == folder.resolve():
-        return
+    same = source is not None and source.resolve() == folder.resolve()
     encoder, language = folder / "encoder" / "imagebind.safetensors", folder / "language"
     encoder.parent.mkdir(exist_ok=True)
     first = next(iter(bridge.encoders.values()))
     if isinstance(first, ImageBindEncoder):  # else there are no weights
-        if source is None:
+        if source is None or "encoders" in bridge.changed:
             save_tensors(base_state(first.imagebind), encoder, None)
-        else:
+        elif not same:
             shutil.copyfile(_inside(source, config.encoder.source), encoder)
-    if source is None:
-        bridge.language.save_base(language)
-    else:
+    if source is None or "language_model" in bridge.changed:
+        _save_language(bridge.language, language)
+    elif not same:
         shutil.copytree(_inside(source, config.language.source), language, dirs_exist_ok=True)
+    if same:
+        return
     for modality, decoder in decoders.items():
         target = folder / "decoders" / modality
         if source is None:
@@ -252,6 +253,15 @@ def _save_frozen(
             origin = _component(source, entry.source)
             shutil.copytree(origin, target, dirs_exist_ok=True)
             unshare(target, origin)
+
+
+def _save_language(language: LanguageModel, folder: Path) -> None:
+    """Write the base beside its place and move it there: its present file may be mapped."""
+    fresh = folder.with_name(f"{folder.name}.new")
+    language.save_base(fresh)
+    if folder.exists():
+        shutil.rmtree(folder)
+    fresh.rename(folder)
 
 
 def _save_tuned(

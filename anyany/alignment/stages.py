@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, cast
 
 import torch
 from torch import nn
@@ -41,6 +41,7 @@ from anyany.alignment.training_state import set_training_mode
 from anyany.bridges import Bridge
 from anyany.config import to_dict
 from anyany.decoders import Decoder
+from anyany.encoders import Encoder
 from anyany.errors import ConfigError, RefusedError
 from anyany.language import HookedAdapter, LoraAdapter, LoraSettings
 from anyany.media import write_json
@@ -56,6 +57,8 @@ Part: TypeAlias = Literal[
     "adapter",
     "tile_lora",
     "routed_adapter",
+    "encoders",
+    "language_model",
 ]
 
 # What can be trained, and the parameters that it names in `StageParts.module`.
@@ -67,6 +70,8 @@ PARTS: Final[Mapping[str, str]] = {
     "adapter": "adapter",  # any other than LoRA
     "tile_lora": "encoders.*.lora_*",
     "routed_adapter": "encoders.*.adapter.*",
+    "encoders": "encoders",  # of them, the towers of the system's modalities
+    "language_model": "language_model",
 }
 TRAINABLE: Final[Mapping[str, tuple[Part, ...]]] = {
     "encoder": ("input_projectors",),
@@ -186,7 +191,8 @@ def run_stage(
         sample_media=sample_media,
         lr_scales=_module_scales(config),
     )
-    set_trainable(task.module, [PARTS[part] for part in config.parts])
+    set_trainable(task.module, _patterns(config, bridge, task.module))
+    bridge.changed |= {"encoders", "language_model"} & set(config.parts)
     lm = bridge.language.lm
     try:
         with recomputed_layers(lm) if config.gradient_checkpointing else nullcontext():
@@ -230,6 +236,16 @@ def prepare_adapter(bridge: Bridge, config: StageConfig) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed("lora", config.train.seed))
             language.adapter.install(language.lm)
+
+
+def _patterns(config: StageConfig, bridge: Bridge, module: nn.Module) -> list[str]:
+    """What `set_trainable` is to train."""
+    patterns = [PARTS[part] for part in config.parts if part != "encoders"]
+    if "encoders" in config.parts:
+        encoders = [cast("Encoder", encoder) for encoder in bridge.encoders.values()]
+        own = {id(parameter) for encoder in encoders for parameter in encoder.own_parameters()}
+        patterns += [name for name, p in module.named_parameters() if id(p) in own]
+    return patterns
 
 
 def _module_scales(config: StageConfig) -> dict[str, float]:

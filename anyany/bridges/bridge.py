@@ -89,6 +89,7 @@ class Bridge(nn.Module):
             for modality, encoder in encoders.items()
         }
         self.merge = get_merge(config.merge)
+        self.changed: set[str] = set()  # trained as a whole: "encoders", "language_model"
         if config.encoder_adapter.type != "none":
             self._adapt_encoders()
 

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,13 @@ from safetensors.torch import load_file, save_file
 from system_fixtures import pocket  # noqa: F401
 
 from anyany import AnyToAny
+from anyany.alignment.stage_errors import LossWeights
+from anyany.alignment.stages import StageConfig, run_stage
+from anyany.alignment.train_config import TrainConfig
+from anyany.encoders import base_state
 from anyany.errors import CheckpointError, ConfigError, UsageError
+from anyany.language import LoraAdapter
+from anyany.pocket.samples import DescribeSource
 from anyany.records import part_sha256
 from anyany.weights import verify
 
@@ -58,6 +65,43 @@ def test_a_saved_system_makes_the_same_bytes(pocket: AnyToAny, tmp_path: Path) -
         for number, reply in enumerate(replies)
     ]
     assert files[1] == files[2]
+
+
+def _trained_whole(system: AnyToAny, run: Path) -> dict[str, torch.Tensor]:
+    """One step for the encoders and the language model themselves; what they are then."""
+    config = StageConfig(
+        "encoder",
+        TrainConfig(steps=1, batch_size=2, lr=1e-2, warmup=0, threads=None),
+        trainable=("input_projectors", "encoders", "language_model"),
+        losses=LossWeights(condition=0.0),
+    )
+    source = DescribeSource()
+    decoders: Any = system.decoders
+    run_stage(system.bridge, system.output_projectors, decoders, source, config, run)
+    return _frozen(system)
+
+
+def _frozen(system: AnyToAny) -> dict[str, torch.Tensor]:
+    adapter, encoder = system.language.adapter, system.bridge.encoders["image"]
+    assert isinstance(adapter, LoraAdapter)
+    base = {f"lm.{n}": t for n, t in adapter.base_state(system.language.lm).items()}
+    return {n: t.clone() for n, t in {**base, **base_state(encoder)}.items()}
+
+
+def test_a_system_trained_as_a_whole_is_saved_as_it_is(tmp_path: Path) -> None:
+    system = load(Path("pocket"))
+    assert system.folder is not None
+    before = _frozen(system)
+    folder = tmp_path / "system"
+    for number in range(2):  # elsewhere, then in place
+        trained = _trained_whole(system, tmp_path / f"run {number}")
+        moved = {name for name in before if not torch.equal(before[name], trained[name])}
+        assert {name.partition(".")[0] for name in moved} == {"lm", "imagebind"}
+        system = load(system.save_pretrained(folder))
+        assert verify(folder) == []
+        loaded = _frozen(system)
+        assert all(torch.equal(loaded[name], trained[name]) for name in trained)
+        before = loaded
 
 
 def test_the_manifest_finds_a_changed_file(folder: Path) -> None:
