@@ -140,7 +140,7 @@ def stage_config(name: str) -> StageConfig:
 def stage_source(name: str) -> SampleSource:
     """What a stage learns from."""
     if name == "encoder":
-        return DescribeSource(MEDIA)
+        return DescribeSource(MEDIA, nameless=0.0)  # a frozen language model leaves nothing out
     if name == "decoder":
         return DrawSource(modalities=MEDIA)
     if name == "projectors":

@@ -57,7 +57,7 @@ TRAINING: Final[Mapping[str, TrainConfig]] = {
     "vocoder": TrainConfig(steps=300, batch_size=12, lr=8e-4, warmup=20, ema=0.99),
     "audio_unet": TrainConfig(steps=4000, batch_size=24, lr=2e-3, warmup=100, ema=0.998),
     "imagebind_pictures": TrainConfig(steps=2600, batch_size=48, lr=7e-4, warmup=100, ema=0.995),
-    "imagebind": TrainConfig(steps=1500, batch_size=48, lr=7e-4, warmup=100, ema=0.995),
+    "imagebind": TrainConfig(steps=2500, batch_size=72, lr=1e-3, warmup=100, ema=0.995),
     "language": TrainConfig(steps=1600, batch_size=32, lr=1.5e-3, warmup=100, ema=0.995),
 }
 PARTS: Final = (

@@ -75,13 +75,14 @@ def render_untold_clip(
     Returns:
         What can still be said of it, and frames uint8 [8, 64, 64, 3].
     """
-    assert clip.thing is not None
+    thing = clip.thing
+    assert thing is not None
     tint = course = None
     if tinted:
-        tint = draw_tint(clip.thing, rng, palest=PALEST)
+        tint = draw_tint(thing, rng, palest=PALEST)
         clip = replace(clip, color=None)
     if wandering:
-        course = draw_course(clip.thing, rng)
+        course = draw_course(thing, rng)
         clip = replace(clip, motion=None)
     return clip, render_clip(clip, ClipJitter.draw(rng), tint=tint, course=course)
 

@@ -34,7 +34,7 @@ from anyany.pocket.world import Scene, draw_scene
 MediaModality: TypeAlias = Literal["image", "video", "audio"]
 MEDIA: Final[tuple[MediaModality, ...]] = ("image", "video", "audio")
 VARIANTS: Final = 4  # pictures of each scene, so that encoder features can be kept
-NAMELESS: Final = 0.5
+NAMELESS: Final = 0.3  # of the pictures and clips that a stage describes
 _DRAW: Final[Mapping[str, Any]] = {"image": draw_scene, "video": draw_clip, "audio": draw_sound}
 _ASK_WHAT: Final = {"image": ASK_WHAT, "video": ASK_WHAT_CLIP, "audio": ASK_WHAT_SOUND}
 _MODALITY: Final[Mapping[type, MediaModality]] = {Scene: "image", Clip: "video", Sound: "audio"}
@@ -45,7 +45,7 @@ class DescribeSource:
 
     Pictures and clips in nameless colors are described without a color, clips on nameless courses
     without a motion: so the language model, too, does not learn what a thing is from the pairs that
-    are shown.
+    are shown. It must be trained for that: as it comes, it names a color in any case.
 
     Args:
         modalities: of the media, at even chance.
