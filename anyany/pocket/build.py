@@ -147,5 +147,5 @@ def stage_source(name: str) -> SampleSource:
         return DrawSource(num_samples=KEPT_STATES, modalities=MEDIA)
     if name == "refine":
         return DialogueSource(num_samples=KEPT_STATES, all_media=True)
-    described = DescribeSource(("image", "video"))
+    described = DescribeSource(("image", "video"), nameless=0.0)
     return MixedSource([DialogueSource(all_media=True), described], [0.6, 0.4])

@@ -6,13 +6,14 @@ The page has no scripts and needs no network: curves are inline SVG, every text 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any, Final
 
-from anyany.errors import UsageError
 from anyany.media import write_bytes
+from anyany.pocket.figures import replace_between
 
 MARKS: Final = ("<!-- compare:begin -->", "<!-- compare:end -->")
 NONE: Final = "–"
@@ -70,21 +71,29 @@ def compare_markdown(results: Mapping[str, Any]) -> str:
 
 
 def write_docs(results: Mapping[str, Any], page: Path) -> None:
-    """Put the table between the marks of a page.
+    """Put the table between the marks of a page, and each row where its bridge is described.
+
+    A bridge's row is a line that begins with its name, as `_measured` writes it.
 
     Raises:
         UsageError: the page is not there, or lacks the marks.
     """
-    begin, end = MARKS
-    try:
-        text = page.read_text(encoding="utf-8")
-    except OSError:
-        text = ""
-    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-        raise UsageError(f"--write-docs: expected {page} with the marks {begin} and {end}")
-    before, after = text[: text.index(begin)], text[text.index(end) :]
-    filled = f"{before}{begin}\n{compare_markdown(results)}\n{after}"
-    write_bytes(filled.encode(), page)
+    replace_between(page, compare_markdown(results), begin=MARKS[0], end=MARKS[1])
+    text = page.read_text(encoding="utf-8")
+    for name, one in results["bridges"].items():
+        said = _measured(name, one["figures"])
+        begin = said.partition(":")[0]
+        text = re.sub(rf"^{re.escape(begin)}:.*$", lambda _, to=said: to, text, flags=re.M)
+    write_bytes(text.encode(), page)
+
+
+def _measured(name: str, figures: Mapping[str, Any]) -> str:
+    cells = {column: _cell(figures[key], by, digits) for column, key, by, digits in _COLUMNS}
+    return (
+        f"*Measured*, {name}: loss {cells['loss']}, never shown {cells['never shown']}; "
+        f"{cells['tokens']} tokens, {cells['trained, thousand']} thousand trained, "
+        f"{cells['ms a step']} ms a step."
+    )
 
 
 def compare_html(results: Mapping[str, Any]) -> str:

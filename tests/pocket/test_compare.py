@@ -204,15 +204,18 @@ def test_page_is_whole_and_offline(runs: Runs, tmp_path: Path) -> None:
 def test_docs_take_the_table_between_their_marks(runs: Runs, tmp_path: Path) -> None:
     results = results_of(runs, tmp_path)
     page = tmp_path / "page.md"
-    page.write_text(f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter\n")
+    name = next(iter(results["bridges"]))
+    rows = f"*Measured*, {name}: old.\n*Measured*, another: not yet.\n"
+    page.write_text(f"before\n{MARKS[0]}\nold\n{MARKS[1]}\n{rows}after\n")
     write_docs(results, page)
     text = page.read_text()
     assert text.startswith(f"before\n{MARKS[0]}\n| bridge |")
-    assert text.endswith(f"\n{MARKS[1]}\nafter\n")
+    assert f"\n{MARKS[1]}\n*Measured*, {name}: loss " in text
+    assert text.endswith("*Measured*, another: not yet.\nafter\n")
     assert "old" not in text
     write_docs(results, page)
     assert page.read_text() == text
-    with pytest.raises(UsageError, match="with the marks"):
+    with pytest.raises(UsageError, match="expected a text file none.md"):
         write_docs(results, tmp_path / "none.md")
 
 
