@@ -140,12 +140,12 @@ def stage_config(name: str) -> StageConfig:
 def stage_source(name: str) -> SampleSource:
     """What a stage learns from."""
     if name == "encoder":
-        return DescribeSource(MEDIA, nameless=0.0)  # a frozen language model leaves nothing out
+        return DescribeSource(MEDIA)
     if name == "decoder":
         return DrawSource(modalities=MEDIA)
     if name == "projectors":
         return DrawSource(num_samples=KEPT_STATES, modalities=MEDIA)
     if name == "refine":
         return DialogueSource(num_samples=KEPT_STATES, all_media=True)
-    described = DescribeSource(("image", "video"), nameless=0.0)
-    return MixedSource([DialogueSource(all_media=True), described], [0.6, 0.4])
+    described = DescribeSource(("image", "video"))
+    return MixedSource([DialogueSource(all_media=True), described], [0.5, 0.5])

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final, Literal, TypeAlias
 
 from anyany.alignment.samples import MediaTarget, Sample, turn
@@ -25,8 +24,7 @@ from anyany.pocket.media_dialogues import (
     canonical_words,
     draw_media_dialogue,
 )
-from anyany.pocket.nameless_clips import render_untold_clip
-from anyany.pocket.render import PALEST, Jitter, draw_tint, render_image
+from anyany.pocket.render import Jitter, render_image
 from anyany.pocket.sounds import Sound, draw_sound
 from anyany.pocket.synthesis import SAMPLE_RATE, SoundJitter, render_sound
 from anyany.pocket.world import Scene, draw_scene
@@ -34,7 +32,6 @@ from anyany.pocket.world import Scene, draw_scene
 MediaModality: TypeAlias = Literal["image", "video", "audio"]
 MEDIA: Final[tuple[MediaModality, ...]] = ("image", "video", "audio")
 VARIANTS: Final = 4  # pictures of each scene, so that encoder features can be kept
-NAMELESS: Final = 0.3  # of the pictures and clips that a stage describes
 _DRAW: Final[Mapping[str, Any]] = {"image": draw_scene, "video": draw_clip, "audio": draw_sound}
 _ASK_WHAT: Final = {"image": ASK_WHAT, "video": ASK_WHAT_CLIP, "audio": ASK_WHAT_SOUND}
 _MODALITY: Final[Mapping[type, MediaModality]] = {Scene: "image", Clip: "video", Sound: "audio"}
@@ -43,33 +40,21 @@ _MODALITY: Final[Mapping[type, MediaModality]] = {Scene: "image", Clip: "video",
 class DescribeSource:
     """Stage 1: a medium and a request to describe it; the answer is its canonical caption.
 
-    Pictures and clips in nameless colors are described without a color, clips on nameless courses
-    without a motion: so the language model, too, does not learn what a thing is from the pairs that
-    are shown. It must be trained for that: as it comes, it names a color in any case.
-
     Args:
         modalities: of the media, at even chance.
-        nameless: so many of the pictures and clips have a color or a course of no name.
     """
 
     num_samples: int | None = None
 
-    def __init__(
-        self, modalities: Sequence[MediaModality] = ("image",), *, nameless: float = NAMELESS
-    ) -> None:
+    def __init__(self, modalities: Sequence[MediaModality] = ("image",)) -> None:
         self.modalities = tuple(modalities)
-        self.nameless = nameless
 
     def sample(self, index: int, epoch: int) -> Sample:
         """The conversation at `index`."""
         rng = random.Random(f"describe:{index}")
         modality = rng.choice(self.modalities)
         subject = _DRAW[modality](rng, held_out=False)
-        shown: ImagePart | VideoPart | AudioPart
-        if modality != "audio" and rng.random() < self.nameless:
-            subject, shown = _untold(subject, rng)
-        else:
-            shown = medium(subject, rng.randrange(VARIANTS))
+        shown = medium(subject, rng.randrange(VARIANTS))
         ask = rng.choice(_ASK_WHAT[modality])
         question = turn("user", shown, ask) if rng.random() < 0.7 else turn("user", ask, shown)
         answer = turn("assistant", f"{canonical_words(subject)}.")
@@ -155,20 +140,6 @@ def medium(subject: Subject, variant: int) -> ImagePart | VideoPart | AudioPart:
     if isinstance(subject, Clip):
         return VideoPart(render_clip(subject, ClipJitter.draw(rng)), CLIP_FRAMES_PER_SECOND)
     return AudioPart(render_sound(subject, SoundJitter.draw(rng))[None], SAMPLE_RATE)
-
-
-def _untold(
-    subject: Scene | Clip, rng: random.Random
-) -> tuple[Scene | Clip, ImagePart | VideoPart]:
-    """A full subject whose color or course has no name: what can be said of it, and its medium."""
-    if isinstance(subject, Clip):
-        tinted, wandering = rng.choice(((True, False), (False, True), (True, True)))
-        clip, frames = render_untold_clip(subject, rng, tinted=tinted, wandering=wandering)
-        return clip, VideoPart(frames, CLIP_FRAMES_PER_SECOND)
-    assert subject.thing is not None
-    tint = draw_tint(subject.thing, rng, palest=PALEST)
-    scene = replace(subject, color=None)
-    return scene, ImagePart(render_image(scene, Jitter.draw(rng), tint=tint))
 
 
 def _shown(item: Content, rng: random.Random | None) -> str | ImagePart | VideoPart | AudioPart:

@@ -215,7 +215,7 @@ def test_docs_take_the_table_between_their_marks(runs: Runs, tmp_path: Path) -> 
     assert "old" not in text
     write_docs(results, page)
     assert page.read_text() == text
-    with pytest.raises(UsageError, match="expected a text file none.md"):
+    with pytest.raises(UsageError, match="expected a text file none"):
         write_docs(results, tmp_path / "none.md")
 
 
