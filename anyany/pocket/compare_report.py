@@ -6,7 +6,6 @@ The page has no scripts and needs no network: curves are inline SVG, every text 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -79,12 +78,11 @@ def write_docs(results: Mapping[str, Any], page: Path) -> None:
         UsageError: the page is not there, or lacks the marks.
     """
     replace_between(page, compare_markdown(results), begin=MARKS[0], end=MARKS[1])
-    text = page.read_text(encoding="utf-8")
-    for name, one in results["bridges"].items():
-        said = _measured(name, one["figures"])
-        begin = said.partition(":")[0]
-        text = re.sub(rf"^{re.escape(begin)}:.*$", lambda _, to=said: to, text, flags=re.M)
-    write_bytes(text.encode(), page)
+    rows = [_measured(name, one["figures"]) for name, one in results["bridges"].items()]
+    told = {row.partition(":")[0]: row for row in rows}
+    lines = page.read_text(encoding="utf-8").splitlines()
+    filled = [told.get(line.partition(":")[0], line) for line in lines]
+    write_bytes(("\n".join(filled) + "\n").encode(), page)
 
 
 def _measured(name: str, figures: Mapping[str, Any]) -> str:
