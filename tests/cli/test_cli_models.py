@@ -44,7 +44,7 @@ def test_show_counts_what_the_model_has(anyany: Anyany, system: AnyToAny) -> Non
     record = json.loads(anyany("models", "show", "--json").out)
 
     assert run.code == 0
-    assert record["makes"] == ", ".join(["text", *system.decoders])
+    assert set(record["makes"].split(", ")) == {"text", *system.decoders}
     signals = system.language.signals
     assert record["signal tokens"] == {m: getattr(signals, m) for m in system.decoders}
     counts = system.num_parameters()

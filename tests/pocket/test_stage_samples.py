@@ -16,21 +16,21 @@ from anyany.pocket import stage_samples
 def test_held_out_scenes_are_drawn_and_described(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stage_samples, "NUM_SAMPLES", {"image": 3})
+    monkeypatch.setattr(stage_samples, "NUM_SAMPLES", {"image": 3, "video": 1, "audio": 1})
     before = torch.get_num_threads()
     model = AnyToAny.from_pretrained("pocket", device="cpu", threads=1)
 
     figures = stage_samples.world_samples(model, draws=True, describes=True)(tmp_path)
     torch.set_num_threads(before)
 
-    assert set(figures) == {"image_made", "image_described"}
+    assert {"image_made", "image_described"} < set(figures)
     assert all(0 <= share <= 1 for share in figures.values())
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["described.txt", "image.png"]
+    assert {"described.txt", "image.png"} < {path.name for path in tmp_path.iterdir()}
     with Image.open(tmp_path / "image.png") as grid:
         assert grid.size == (8 * 64, 64)
     lines = (tmp_path / "described.txt").read_text().splitlines()
-    assert len(lines) == 3
-    assert all(line.startswith("a ") and " -> " in line for line in lines)
+    assert len(lines) == 5
+    assert all(line.startswith("a ") and " -> " in line for line in lines[:3])
 
 
 def test_every_modality_leaves_its_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
