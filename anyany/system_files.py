@@ -257,11 +257,14 @@ def _save_frozen(
 
 def _save_language(language: LanguageModel, folder: Path) -> None:
     """Write the base beside its place and move it there: its present file may be mapped."""
-    fresh = folder.with_name(f"{folder.name}.new")
+    fresh, old = (folder.with_name(f"{folder.name}.{word}") for word in ("new", "old"))
+    for left in (fresh, old):  # by a call that was stopped
+        shutil.rmtree(left, ignore_errors=True)
     language.save_base(fresh)
     if folder.exists():
-        shutil.rmtree(folder)
+        folder.rename(old)
     fresh.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _save_tuned(

@@ -6,9 +6,9 @@
     | decoder_projectors | output projectors on kept signal states      | stage 2b   |
     | instruct           | LoRA, both kinds of projectors, signal rows  | stage 3    |
 
-The language model's own matrices, the encoders and the decoders train in none; what a bridge puts
-into the former two does, where `trainable` names it. A stage's settings
-are a `StageConfig`, in YAML under `configs/stages`.
+The decoders train in none; the language model's own matrices, the encoders, and what a bridge puts
+into them, only where `trainable` names it. A stage's settings are a `StageConfig`, in YAML under
+`configs/stages`.
 """
 
 from __future__ import annotations

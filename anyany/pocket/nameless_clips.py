@@ -2,8 +2,9 @@
 
 A model that only ever meets the shown (thing, motion) pairs learns them by heart and fails on the
 pairs that are held out. Shapes of chance teach it motion apart from things, courses of chance teach
-it things apart from motions. None of them passes for a held-out clip: the checker, shown frames of
-such a shape, would say so, and no such course leans the way that is held out for its thing.
+it things apart from motions. No shape passes for a held-out clip: the checker, shown its frames,
+would say so. No course leans the way that is held out for its thing, though the checker may take
+a nearly diagonal one for it.
 """
 
 from __future__ import annotations
