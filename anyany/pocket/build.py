@@ -26,7 +26,7 @@ from anyany.errors import UsageError
 from anyany.media import write_json
 from anyany.pocket import build_parts
 from anyany.pocket.build_parts import BuildSettings, PartBuilder, TimeLimitReached, check_finished
-from anyany.pocket.samples import MEDIA, DescribeSource, DialogueSource, DrawSource
+from anyany.pocket.samples import MEDIA, DescribeSource, DialogueSource, DrawSource, NamelessSource
 from anyany.pocket.stage_samples import world_samples
 from anyany.system import AnyToAny
 from anyany.weights import read_tensors, save_tensors, to_half, write_manifest
@@ -140,12 +140,16 @@ def stage_config(name: str) -> StageConfig:
 def stage_source(name: str) -> SampleSource:
     """What a stage learns from."""
     if name == "encoder":
-        return DescribeSource(MEDIA)
+        return MixedSource([DescribeSource(MEDIA), NamelessSource(turns=False)], [0.7, 0.3])
     if name == "decoder":
         return DrawSource(modalities=MEDIA)
     if name == "projectors":
         return DrawSource(num_samples=KEPT_STATES, modalities=MEDIA)
     if name == "refine":
         return DialogueSource(num_samples=KEPT_STATES, all_media=True)
-    described = DescribeSource(("image", "video"))
-    return MixedSource([DialogueSource(all_media=True), described], [0.5, 0.5])
+    sources: list[SampleSource] = [
+        DialogueSource(all_media=True),
+        DescribeSource(("image", "video")),
+        NamelessSource(turns=True),
+    ]
+    return MixedSource(sources, [0.5, 0.25, 0.25])

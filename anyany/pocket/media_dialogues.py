@@ -196,7 +196,7 @@ class MediaDialogue(Dialogue):
     def ask_medium(self) -> None:
         """The user asks for one attribute of the clip or sound talked of."""
         assert isinstance(self.subject, Clip | Sound)
-        question, answer = _attribute_question(self.subject, self.rng)
+        question, answer = attribute_question(self.subject, self.rng)
         self.turns.append(Turn((question,), (answer,)))
 
     def several(self) -> None:
@@ -253,7 +253,7 @@ class MediaDialogue(Dialogue):
         if self.rng.random() < 0.6:
             question, answer = self.rng.choice(questions), f"{canonical_words(shown)}."
         else:
-            question, answer = _attribute_question(shown, self.rng)
+            question, answer = attribute_question(shown, self.rng)
         self.turns.append(Turn(self._beside(shown, question), (answer,)))
 
     def _beside(self, shown: Subject | None, text: str) -> tuple[Content, ...]:
@@ -329,8 +329,17 @@ def _take_turn(dialogue: MediaDialogue, rng: random.Random) -> None:
         getattr(dialogue, kind)()
 
 
-def _attribute_question(subject: Subject, rng: random.Random) -> tuple[str, str]:
-    name = rng.choice(list(subject.said()))
+def attribute_question(
+    subject: Subject, rng: random.Random, name: str | None = None
+) -> tuple[str, str]:
+    """A question for one attribute, and its true answer.
+
+    Args:
+        subject: what is asked about.
+        rng: the source of chance.
+        name: of the attribute; None = any that is known of the subject.
+    """
+    name = name or rng.choice(list(subject.said()))
     value = getattr(subject, name)
     if name == "motion":
         return rng.choice(ASK_MOTION), f"it is {value if value in _SIZES else f'moving {value}'}."

@@ -9,22 +9,26 @@ from __future__ import annotations
 import functools
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, Literal, TypeAlias
 
 from anyany.alignment.samples import MediaTarget, Sample, turn
 from anyany.messages import AudioPart, ImagePart, Message, VideoPart
 from anyany.pocket.animation import CLIP_FRAMES_PER_SECOND, ClipJitter, render_clip
 from anyany.pocket.clips import Clip, draw_clip
-from anyany.pocket.dialogues import ASK_WHAT, Content, Turn, draw_dialogue
+from anyany.pocket.dialogues import ANNOUNCEMENT, ASK_WHAT, Content, Turn, draw_dialogue, draw_edit
 from anyany.pocket.media_dialogues import (
     ASK_WHAT_CLIP,
     ASK_WHAT_SOUND,
+    TO_SOUND,
     MediaDialogue,
     Subject,
+    attribute_question,
     canonical_words,
     draw_media_dialogue,
 )
-from anyany.pocket.render import Jitter, render_image
+from anyany.pocket.nameless_clips import render_untold_clip
+from anyany.pocket.render import PALEST, Jitter, draw_tint, render_image
 from anyany.pocket.sounds import Sound, draw_sound
 from anyany.pocket.synthesis import SAMPLE_RATE, SoundJitter, render_sound
 from anyany.pocket.world import Scene, draw_scene
@@ -59,6 +63,47 @@ class DescribeSource:
         question = turn("user", shown, ask) if rng.random() < 0.7 else turn("user", ask, shown)
         answer = turn("assistant", f"{canonical_words(subject)}.")
         return Sample((question, answer), f"describe {index}")
+
+
+class NamelessSource:
+    """Stages 1 and 3: pictures and clips in colors, clips on courses that have no name.
+
+    What a thing is must not be learnt from the pairs that are shown. The questions are such that
+    the answer says nothing of what has no name: asked to describe such media whole, a model learns
+    to leave the colors of held-out pairs unsaid, too.
+
+    Args:
+        turns: the user also asks for the thing's sound, or for a picture in a color with a name.
+    """
+
+    num_samples: int | None = None
+
+    def __init__(self, *, turns: bool) -> None:
+        self.turns = turns
+
+    def sample(self, index: int, epoch: int) -> Sample:
+        """The conversation at `index`."""
+        rng = random.Random(f"nameless:{index}")
+        draw = rng.choice((draw_scene, draw_clip))
+        said, shown = _nameless(draw(rng, held_out=False), rng)
+        words, answer = self._about(said, rng)
+        question = turn("user", shown, words) if rng.random() < 0.7 else turn("user", words, shown)
+        answered = turn("assistant", *[_made(item) for item in answer])
+        return Sample((question, answered), f"nameless {index}")
+
+    def _about(self, said: Scene | Clip, rng: random.Random) -> tuple[str, tuple[Content, ...]]:
+        """A question, and its true answer."""
+        chance = rng.random() if self.turns else 1.0
+        if chance < 0.35:
+            sound = Sound(said.thing)
+            return rng.choice(TO_SOUND), (ANNOUNCEMENT.format(canonical_words(sound)), sound)
+        while isinstance(said, Scene) and chance < 0.5:
+            request, after = draw_edit(said, rng)
+            if after.color is not None:
+                return request, (ANNOUNCEMENT.format(canonical_words(after)), after)
+        name = "thing" if rng.random() < 0.6 else None
+        question, answer = attribute_question(said, rng, name)
+        return question, (answer,)
 
 
 class DrawSource:
@@ -140,6 +185,20 @@ def medium(subject: Subject, variant: int) -> ImagePart | VideoPart | AudioPart:
     if isinstance(subject, Clip):
         return VideoPart(render_clip(subject, ClipJitter.draw(rng)), CLIP_FRAMES_PER_SECOND)
     return AudioPart(render_sound(subject, SoundJitter.draw(rng))[None], SAMPLE_RATE)
+
+
+def _nameless(
+    subject: Scene | Clip, rng: random.Random
+) -> tuple[Scene | Clip, ImagePart | VideoPart]:
+    """A full subject whose color or course has no name: what can be said of it, and its medium."""
+    if isinstance(subject, Clip):
+        tinted, wandering = rng.choice(((True, False), (False, True), (True, True)))
+        clip, frames = render_untold_clip(subject, rng, tinted=tinted, wandering=wandering)
+        return clip, VideoPart(frames, CLIP_FRAMES_PER_SECOND)
+    assert subject.thing is not None
+    tint = draw_tint(subject.thing, rng, palest=PALEST)
+    scene = replace(subject, color=None)
+    return scene, ImagePart(render_image(scene, Jitter.draw(rng), tint=tint))
 
 
 def _shown(item: Content, rng: random.Random | None) -> str | ImagePart | VideoPart | AudioPart:
