@@ -109,7 +109,11 @@ class RayEngine:
             else:
                 ray.init(address=self._address, log_to_driver=False, logging_level="ERROR")
         except Exception:  # whatever Ray throws; its text names hosts and paths
-            raise ResourceError("the Ray cluster cannot be started or reached") from None
+            raise ResourceError(
+                "the Ray cluster cannot be reached: check --ray-address and its token"
+                if self._address
+                else "the local Ray cluster cannot be started"
+            ) from None
         self._started = True
         wants_gpu = getattr(self._factory, "device", "cpu") in ("auto", "cuda")
         self._gpus = int(wants_gpu and ray.cluster_resources().get("GPU", 0) > 0)

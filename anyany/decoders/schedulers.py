@@ -9,30 +9,24 @@ import warnings
 from collections.abc import Mapping
 from typing import Any, Final
 
+import diffusers
 import torch
-from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
-from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
-from diffusers.schedulers.scheduling_lcm import LCMScheduler
-from diffusers.schedulers.scheduling_pndm import PNDMScheduler
-from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 
 from anyany.errors import CheckpointError, ConfigError
 
 NATIVE: Final = "native"
-SCHEDULERS: Final[Mapping[str, Any]] = {
-    "ddim": DDIMScheduler,
-    "dpmpp_2m": DPMSolverMultistepScheduler,
-    "euler": EulerDiscreteScheduler,
-    "pndm": PNDMScheduler,
-    "unipc": UniPCMultistepScheduler,
-    "lcm": LCMScheduler,
+SCHEDULERS: Final[Mapping[str, str]] = {  # name -> class of diffusers, imported when it is used:
+    "ddim": "DDIMScheduler",  # half of them import scipy's statistics, a second on a laptop
+    "dpmpp_2m": "DPMSolverMultistepScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "pndm": "PNDMScheduler",
+    "unipc": "UniPCMultistepScheduler",
+    "lcm": "LCMScheduler",
 }
 _FORCED: Final[Mapping[str, dict[str, Any]]] = {
     "dpmpp_2m": {"algorithm_type": "dpmsolver++", "solver_order": 2},
     "pndm": {"skip_prk_steps": True},  # latent diffusion's form: no Runge-Kutta warm-up
 }
-_BY_CLASS: Final[Mapping[str, Any]] = {kind.__name__: kind for kind in SCHEDULERS.values()}
 
 
 def build_scheduler(name: str, config: Mapping[str, Any]) -> Any:
@@ -50,20 +44,20 @@ def build_scheduler(name: str, config: Mapping[str, Any]) -> Any:
         CheckpointError: "native" is of a class that we do not drive.
     """
     if name == NATIVE:
-        kind = _BY_CLASS.get(str(config.get("_class_name")))
-        if kind is None:
+        kind = str(config.get("_class_name"))
+        if kind not in SCHEDULERS.values():
             raise CheckpointError(
-                f"expected a scheduler_config.json of class {', '.join(_BY_CLASS)}; got "
+                f"expected a scheduler_config.json of class {', '.join(SCHEDULERS.values())}; got "
                 f"{config.get('_class_name')!r}: choose a scheduler by name"
             )
-        return kind.from_config(dict(config))
+        return getattr(diffusers, kind).from_config(dict(config))
     if name not in SCHEDULERS:
         known = ", ".join((NATIVE, *SCHEDULERS))
         raise ConfigError(f"expected a scheduler among {known}; got {name!r}")
     values = {**config, **_FORCED.get(name, {})}
     if name == "ddim":  # DDIM's own default clips, which is for pixels and never for latents
         values.setdefault("clip_sample", False)
-    return SCHEDULERS[name].from_config(values)
+    return getattr(diffusers, SCHEDULERS[name]).from_config(values)
 
 
 def start(scheduler: Any, num_inference_steps: int, device: torch.device) -> Any:
