@@ -152,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--clients", default="1,8,64")
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--requests", type=int, default=64, help="of a round, at least `clients`")
+    parser.add_argument("--requests", type=int, default=64, help="of a round; at least 4 a client")
     parser.add_argument("--steps", type=int, help="of denoising; the model's own if left out")
     given = parser.parse_args(argv)
     command = [sys.executable, "-m", "anyany", "-q", "serve", "--port", "0"]
@@ -166,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         in_process(system, "mixed", 2, 4, given.steps)
         for kind in given.kinds.split(","):
             for clients in (int(text) for text in given.clients.split(",")):
-                total = max(clients, given.requests // 4 if clients == 1 else given.requests)
+                total = max(4 * clients, given.requests // 4 if clients == 1 else given.requests)
                 row = measure(system, port, kind, clients, given.rounds, total, given.steps)
                 row["load"] = round(os.getloadavg()[0], 1)
                 print(json.dumps(row), flush=True)

@@ -1,10 +1,10 @@
 """One thread, one engine, many clients.
 
-Waiting requests are taken together, up to the engine's window: text by itself, for it is quick,
-then media; each is answered as soon as it is finished. Text joins a call of text that is at work
-as soon as there is room, unless others wait. While a medium is decoded, text that came in the
-meantime is answered between denoising steps, and takes at most half of the time. Batches' requests
-run when nobody else waits.
+Waiting requests are taken together, up to the engine's window: text first, then media; each is
+answered as soon as it is finished, text before any medium is decoded. Text joins a call of text
+that is at work as soon as there is room, unless others wait. While a medium is decoded, text that
+has waited half a second is answered between denoising steps, and takes at most half of the time.
+Batches' requests run when nobody else waits.
 
 The inner call is safe because the engine keeps no state between requests: the two share weights
 alone.
@@ -37,6 +37,7 @@ MOST_JOINED: Final = 256  # jobs of a call that others join: it keeps them until
 GATHER_SHARE: Final = 0.05  # of the last call's time, in which the next one may fill up
 GATHER_MOST: Final = 0.05  # seconds
 _MOST_RETRY: Final = 60  # seconds
+_TEXT_WAITS: Final = 0.5  # seconds, for more of its kind and the next call: together is cheaper
 
 
 class Runner(Protocol):
@@ -172,11 +173,16 @@ class Scheduler:
                 if not lines:
                     self._changed.wait()
             kind = next((k for k in reversed(lines) if self._passed[k] >= PATIENCE), lines[0])
-            if kind == "text" and self._passed["media"] and "media" in lines and self._nests:
-                kind = "media"  # its turn; text goes on between its steps
+            both = self._nests and kind != "background"
             for other in lines:
-                self._passed[other] = 0 if other == kind else self._passed[other] + 1
-            return self._take(kind)
+                first = other == kind or (both and other != "background")
+                self._passed[other] = 0 if first else self._passed[other] + 1
+            most = self._together[kind]
+            if not both:
+                return self._take(kind, most)
+            media = min(len(self._waiting["media"]), most // 2)  # no more than half, if text waits
+            text = self._take("text", most - media)
+            return text + self._take("media", most - len(text))
 
     def _gather(self) -> bool:
         """Wait a moment for clients that were just answered and ask again: together is cheaper.
@@ -192,9 +198,9 @@ class Scheduler:
         self._changed.wait(left)
         return True
 
-    def _take(self, kind: Kind, most: int | None = None) -> list[Job]:
+    def _take(self, kind: Kind, most: int) -> list[Job]:
         line = self._waiting[kind]
-        taken = [line.popleft() for _ in range(min(most or self._together[kind], len(line)))]
+        taken = [line.popleft() for _ in range(min(most, len(line)))]
         self._at_work.update(taken)
         return taken
 
@@ -213,7 +219,7 @@ class Scheduler:
             if job.kind != "text" and self._nests:
                 job.between = self._between
         self._mark = began
-        joins = batch[0].kind == "text" and not self._nested
+        joins = all(job.kind == "text" for job in batch) and not self._nested
         more = functools.partial(self._join, batch) if joins else None
         try:
             for number, answer in self._runner.run([job.request for job in batch], more):
@@ -228,7 +234,7 @@ class Scheduler:
         self._expected = min(len(batch) + self.depth, self._together["text"])
         if len(batch) > 1 or self.depth:
             self._until = began + spent + min(GATHER_SHARE * spent, GATHER_MOST)
-        self._metrics.observe("anyany_call_jobs", len(batch), kind=batch[0].kind)
+        self._metrics.observe("anyany_call_jobs", len(batch), kind=batch[-1].kind)
 
     def _join(self, batch: list[Job]) -> list[Request]:
         """Text that came while a call of text is at work; none while others wait for their turn."""
@@ -255,13 +261,14 @@ class Scheduler:
         now = time.monotonic()
         self._ahead = max(0.0, self._ahead - (now - self._mark))
         self._mark = now
-        if self._nested or self._ahead > 0 or not self._waiting["text"]:
+        if self._nested or self._ahead > 0:
             return
         with self._changed:
             self._purge()
-            batch = self._take("text")
-        if not batch:
-            return
+            line = self._waiting["text"]
+            if not line or time.monotonic() - line[0].made < _TEXT_WAITS:
+                return
+            batch = self._take("text", self._together["text"])
         self._nested = True
         try:
             self._carry(batch)

@@ -139,7 +139,7 @@ def test_media_are_not_starved_by_text() -> None:
         await picture.answer()
 
     run(model, test, start=False)
-    assert model.calls.index(["picture"]) <= 2
+    assert any("picture" in call for call in model.calls[:2])
 
 
 @pytest.mark.parametrize("nests", [True, False])
