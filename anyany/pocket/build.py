@@ -23,6 +23,7 @@ from anyany.alignment.stages import StageConfig, run_stage
 from anyany.config import load_config
 from anyany.decoders.shared import share
 from anyany.errors import UsageError
+from anyany.language.adapters import ADAPTER_WEIGHTS
 from anyany.media import write_json
 from anyany.pocket import build_parts
 from anyany.pocket.build_parts import BuildSettings, PartBuilder, TimeLimitReached, check_finished
@@ -31,9 +32,20 @@ from anyany.pocket.stage_samples import world_samples
 from anyany.system import AnyToAny
 from anyany.weights import read_tensors, save_tensors, to_half, write_manifest
 
-__all__ = ["PARTS", "STAGES", "BuildSettings", "build", "pack", "stage_config", "stage_source"]
+__all__ = [
+    "PARTS",
+    "STAGES",
+    "BuildSettings",
+    "build",
+    "merge_adapter",
+    "pack",
+    "stage_config",
+    "stage_source",
+]
 
 logger = logging.getLogger(__name__)
+
+_PEFT_PREFIX: Final = "base_model.model."  # of names in an adapter's file
 
 KEPT_STATES: Final = 6000  # conversations whose signal states stage 2b keeps
 STAGES: Final = ("encoder", "decoder", "projectors", "instruct", "refine")
@@ -89,6 +101,7 @@ def pack(system: Path, folder: Path) -> Path:
         if isinstance(record, dict) and record.pop("_name_or_path", None) is not None:
             path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     _without_text_tower(folder)
+    merge_adapter(folder)
     to_half(folder)
     share([folder / "decoders" / name for name in MEDIA if (folder / "decoders" / name).is_dir()])
     write_manifest(folder)
@@ -104,6 +117,25 @@ def _without_text_tower(folder: Path) -> None:
     tensors = read_tensors(path, "the encoder")
     kept = {name: tensor for name, tensor in tensors.items() if ".text." not in name}
     save_tensors(kept, path, None)
+
+
+def merge_adapter(folder: Path) -> None:
+    """Fold LoRA into the language model: training it further begins with a fresh one."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    lora = config["language"].pop("lora", None)
+    if lora is None:
+        return
+    write_json(config, folder / "config.json")
+    updates = read_tensors(folder / "adapter" / ADAPTER_WEIGHTS, "the adapter")
+    path = folder / config["language"]["source"] / "model.safetensors"
+    base = read_tensors(path, "the language model")
+    for name, down in updates.items():
+        if name.endswith(".lora_A.weight"):
+            up = updates[name.replace(".lora_A.", ".lora_B.")]
+            own = name.removeprefix(_PEFT_PREFIX).replace(".lora_A.", ".")
+            base[own] += up @ down * (lora["alpha"] / lora["r"])
+    save_tensors(base, path, {"format": "pt"})
+    shutil.rmtree(folder / "adapter")
 
 
 def _run_stage(builder: PartBuilder, name: str) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from anyany.bridges import Bridge, BridgeConfig
 from anyany.decoders import OutputProjector, OutputProjectorConfig
-from anyany.encoders import ImageBind, ImageBindEncoder, ProjectorConfig
+from anyany.encoders import ImageBind, ImageBindEncoder, ProjectorConfig, ResamplerConfig
 from anyany.language import LanguageConfig, LanguageModel, SignalSpec
 from anyany.messages import MEDIA_MODALITIES, Modality
 from anyany.pocket.imagebind import EMBED_DIM, PREPROCESSING
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 NAME: Final = "pocket"
 OUTPUT_PROJECTOR: Final = OutputProjectorConfig(
     hidden_dim=128, encoder_layers=2, decoder_layers=2, heads=4, ffn=512
+)
+INPUT_PROJECTOR: Final = ProjectorConfig(
+    "mixture", EMBED_DIM, LANGUAGE_DIM, resampler=ResamplerConfig(num_queries=6)
 )
 CARD: Final = (
     "pocket knows a procedural world of eight things and nothing of real photographs. "
@@ -46,7 +49,7 @@ def pocket_config(imagebind: ImageBind, modalities: Collection[str]) -> SystemCo
             preprocessing=MEDIA_PREPROCESSING if hears else PREPROCESSING,
             licence="Apache-2.0",
         ),
-        bridge=BridgeConfig(ProjectorConfig("linear", EMBED_DIM, LANGUAGE_DIM)),
+        bridge=BridgeConfig(INPUT_PROJECTOR, sharing="each"),
         language=LanguageConfig(
             source="language",
             template="pocket",

@@ -12,9 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, Literal, TypeAlias
 
+import numpy as np
+from PIL import Image
+
 from anyany.alignment.samples import MediaTarget, Sample, turn
 from anyany.messages import AudioPart, ImagePart, Message, VideoPart
-from anyany.pocket.animation import CLIP_FRAMES_PER_SECOND, ClipJitter, render_clip
+from anyany.pocket.animation import CLIP_FRAMES, CLIP_FRAMES_PER_SECOND, ClipJitter, render_clip
 from anyany.pocket.clips import Clip, draw_clip
 from anyany.pocket.dialogues import ANNOUNCEMENT, ASK_WHAT, Content, Turn, draw_dialogue, draw_edit
 from anyany.pocket.media_dialogues import (
@@ -27,7 +30,8 @@ from anyany.pocket.media_dialogues import (
     canonical_words,
     draw_media_dialogue,
 )
-from anyany.pocket.nameless_clips import render_untold_clip
+from anyany.pocket.nameless import render_nameless
+from anyany.pocket.nameless_clips import render_nameless_clip, render_untold_clip
 from anyany.pocket.render import PALEST, Jitter, draw_tint, render_image
 from anyany.pocket.sounds import Sound, draw_sound
 from anyany.pocket.synthesis import SAMPLE_RATE, SoundJitter, render_sound
@@ -66,11 +70,12 @@ class DescribeSource:
 
 
 class NamelessSource:
-    """Stages 1 and 3: pictures and clips in colors, clips on courses that have no name.
+    """Stages 1 and 3: pictures and clips of which something has no name, and what else they show.
 
-    What a thing is must not be learnt from the pairs that are shown. The questions are such that
-    the answer says nothing of what has no name: asked to describe such media whole, a model learns
-    to leave the colors of held-out pairs unsaid, too.
+    Things in colors and on courses without a name, and shapes that are no thing: neither what a
+    thing is nor its color or motion must be learnt from the pairs that are shown. The questions are
+    such that the answer says nothing of what has no name: asked to describe such media whole, a
+    model learns to leave the colors of held-out pairs unsaid, too.
 
     Args:
         turns: the user also asks for the thing's sound, or for a picture in a color with a name.
@@ -84,8 +89,8 @@ class NamelessSource:
     def sample(self, index: int, epoch: int) -> Sample:
         """The conversation at `index`."""
         rng = random.Random(f"nameless:{index}")
-        draw = rng.choice((draw_scene, draw_clip))
-        said, shown = _nameless(draw(rng, held_out=False), rng)
+        draw = rng.choice((_nameless_thing, _nameless_thing, _nameless_shape))
+        said, shown = draw(rng)
         words, answer = self._about(said, rng)
         question = turn("user", shown, words) if rng.random() < 0.7 else turn("user", words, shown)
         answered = turn("assistant", *[_made(item) for item in answer])
@@ -93,7 +98,7 @@ class NamelessSource:
 
     def _about(self, said: Scene | Clip, rng: random.Random) -> tuple[str, tuple[Content, ...]]:
         """A question, and its true answer."""
-        chance = rng.random() if self.turns else 1.0
+        chance = rng.random() if self.turns and said.thing else 1.0
         if chance < 0.35:
             sound = Sound(said.thing)
             return rng.choice(TO_SOUND), (ANNOUNCEMENT.format(canonical_words(sound)), sound)
@@ -101,8 +106,8 @@ class NamelessSource:
             request, after = draw_edit(said, rng)
             if after.color is not None:
                 return request, (ANNOUNCEMENT.format(canonical_words(after)), after)
-        name = "thing" if rng.random() < 0.6 else None
-        question, answer = attribute_question(said, rng, name)
+        names = [name for name in said.said() if name != "background"]
+        question, answer = attribute_question(said, rng, names[0] if rng.random() < 0.6 else None)
         return question, (answer,)
 
 
@@ -187,18 +192,34 @@ def medium(subject: Subject, variant: int) -> ImagePart | VideoPart | AudioPart:
     return AudioPart(render_sound(subject, SoundJitter.draw(rng))[None], SAMPLE_RATE)
 
 
-def _nameless(
-    subject: Scene | Clip, rng: random.Random
-) -> tuple[Scene | Clip, ImagePart | VideoPart]:
-    """A full subject whose color or course has no name: what can be said of it, and its medium."""
-    if isinstance(subject, Clip):
+def _nameless_thing(rng: random.Random) -> tuple[Scene | Clip, ImagePart | VideoPart]:
+    """A thing whose color or course has no name: what can be said of it, and its medium."""
+    if rng.random() < 0.5:
+        clip = draw_clip(rng, held_out=False)
         tinted, wandering = rng.choice(((True, False), (False, True), (True, True)))
-        clip, frames = render_untold_clip(subject, rng, tinted=tinted, wandering=wandering)
+        clip, frames = render_untold_clip(clip, rng, tinted=tinted, wandering=wandering)
         return clip, VideoPart(frames, CLIP_FRAMES_PER_SECOND)
-    assert subject.thing is not None
-    tint = draw_tint(subject.thing, rng, palest=PALEST)
-    scene = replace(subject, color=None)
+    scene = draw_scene(rng, held_out=False)
+    assert scene.thing is not None
+    tint = draw_tint(scene.thing, rng, palest=PALEST)
+    scene = replace(scene, color=None)
     return scene, ImagePart(render_image(scene, Jitter.draw(rng), tint=tint))
+
+
+def _nameless_shape(rng: random.Random) -> tuple[Scene | Clip, ImagePart | VideoPart]:
+    """A shape of chance in a color with a name, at rest; or in motion."""
+    if rng.random() < 0.25:
+        clip, frames = render_nameless_clip(rng)
+        return clip, VideoPart(frames, CLIP_FRAMES_PER_SECOND)
+    while (shape := render_nameless(rng)).scene().color is None:
+        pass
+    scene = shape.scene()
+    if rng.random() < 0.5:
+        return scene, ImagePart(Image.fromarray(shape.pixels))
+    still = np.repeat(shape.pixels[None], CLIP_FRAMES, axis=0)
+    return Clip(color=scene.color, background=scene.background), VideoPart(
+        still, CLIP_FRAMES_PER_SECOND
+    )
 
 
 def _shown(item: Content, rng: random.Random | None) -> str | ImagePart | VideoPart | AudioPart:

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from anyany.encoders import Projector, ProjectorConfig, ProjectorContext, ResamplerConfig
 from anyany.encoders import build_projector as build
+from anyany.encoders.projectors.mixture import ROWS, MixtureProjector
 from anyany.encoders.projectors.resamplers import PositionProjector, sines
 from anyany.errors import ConfigError
 
-RESAMPLERS = ("perceiver", "qformer", "instruct_qformer", "position2d")
+RESAMPLERS = ("perceiver", "qformer", "instruct_qformer", "position2d", "mixture")
 SIZES = ResamplerConfig(num_queries=4, dim=16, num_heads=2, mlp_ratio=2, max_tiles=3)
 PLAIN = ProjectorContext("image", (3, 4))
 
@@ -71,7 +72,7 @@ def test_the_question_changes_what_is_seen_and_so_does_the_picture(kind: str) ->
         assert torch.equal(seen[:, 1:], projector(one, asked(others))[:, 1:])
 
 
-@pytest.mark.parametrize("kind", ["qformer", "perceiver", "position2d"])
+@pytest.mark.parametrize("kind", ["qformer", "perceiver", "position2d", "mixture"])
 def test_the_others_do_not_look_at_the_question(kind: str) -> None:
     projector, features = make(kind), torch.randn(1, 12, 12)
     assert not projector.reads_instruction
@@ -141,3 +142,25 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
         ProjectorConfig("position2d", resampler=ResamplerConfig(num_queries=5))
     with pytest.raises(ValueError, match="expected 12 tokens in a grid"):
         make("position2d")(torch.randn(1, 12, 12), ProjectorContext("image", (2, 2)))
+
+
+def test_a_mixture_is_of_the_rows_of_its_table() -> None:
+    projector = make("mixture")
+    assert isinstance(projector, MixtureProjector)
+    assert projector.table.shape == (ROWS, 20)
+    with torch.no_grad():
+        projector.logits.weight.mul_(1000)  # as sure as can be
+        tokens = projector(torch.randn(3, 12, 12), PLAIN).flatten(0, 1)
+        assert torch.cdist(tokens, projector.table).amin(-1).max() < 1e-3
+        projector.logits.weight.zero_()
+        projector.logits.bias.zero_()
+        tokens = projector(torch.randn(1, 12, 12), PLAIN)
+    torch.testing.assert_close(tokens[0], projector.table.mean(0).expand(4, -1))
+
+
+def test_a_mixture_reads_the_mean_of_the_features() -> None:
+    projector = make("mixture")
+    features = torch.randn(1, 12, 12)
+    whole = projector(features, PLAIN)
+    torch.testing.assert_close(projector(features.flip(1), PLAIN), whole)
+    torch.testing.assert_close(projector(features.mean(1, keepdim=True), PLAIN), whole)

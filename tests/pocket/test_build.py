@@ -1,11 +1,14 @@
 """`pocket build` on a trial scale: every part trains, the system answers, nothing is redone."""
 
+import json
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from anyany.errors import UsageError
-from anyany.pocket.build import PARTS, BuildSettings, build, pack, stage_config
+from anyany.pocket.build import PARTS, BuildSettings, build, merge_adapter, pack, stage_config
 from anyany.system import AnyToAny
 from anyany.weights import verify
 
@@ -33,6 +36,28 @@ def test_every_stage_of_pocket_has_its_settings() -> None:
         "instruct",
         "decoder_projectors",
     ]
+
+
+def test_the_adapter_is_folded_into_what_it_changes(tmp_path: Path) -> None:
+    base = {"model.up.weight": torch.randn(3, 4), "model.norm.weight": torch.randn(4)}
+    down, up = torch.randn(2, 4), torch.randn(3, 2)
+    prefix = "base_model.model.model.up"
+    updates = {f"{prefix}.lora_A.weight": down, f"{prefix}.lora_B.weight": up}
+    language = {"source": "language", "lora": {"r": 2, "alpha": 8}}
+    (tmp_path / "config.json").write_text(json.dumps({"language": language}))
+    for name in ("language", "adapter"):
+        (tmp_path / name).mkdir()
+    save_file(base, tmp_path / "language" / "model.safetensors", metadata={"format": "pt"})
+    save_file(updates, tmp_path / "adapter" / "adapter_model.safetensors")
+    merge_adapter(tmp_path)
+    merged = load_file(tmp_path / "language" / "model.safetensors")
+    torch.testing.assert_close(merged["model.up.weight"], base["model.up.weight"] + 4 * up @ down)
+    assert torch.equal(merged["model.norm.weight"], base["model.norm.weight"])
+    assert json.loads((tmp_path / "config.json").read_text()) == {
+        "language": {"source": "language"}
+    }
+    assert not (tmp_path / "adapter").exists()
+    merge_adapter(tmp_path)  # nothing to do
 
 
 @pytest.mark.slow

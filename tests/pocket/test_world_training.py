@@ -33,7 +33,7 @@ from anyany.pocket import (
 from anyany.pocket.check import _color
 from anyany.pocket.clips import Clip
 from anyany.pocket.nameless import Nameless
-from anyany.pocket.render import Color, render_image
+from anyany.pocket.render import BACKGROUND_RGB, COLOR_RGB, Color, render_image
 from anyany.pocket.sounds import Sound, all_sounds
 from anyany.pocket.world import HELD_OUT_PAIRS, Scene, all_scenes, draw_scene
 
@@ -155,6 +155,34 @@ def test_the_stages_show_no_held_out_medium(monkeypatch: pytest.MonkeyPatch) -> 
             source.sample(index, 0)
     watch.check(2000)
     assert {type(one) for one in watch.scenes} == {Scene, Clip, Sound}
+
+
+def test_the_stages_show_what_has_no_name_in_no_held_out_color(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    watch = _Watch(render_image(draw_scene(random.Random(0))))
+    clips = _Watch(np.zeros((8, 64, 64, 3), dtype=np.uint8))
+    moving = Clip(background="white", motion="left")
+    shape = Nameless(_PIXELS, COLOR_RGB["red"], BACKGROUND_RGB["white"], (32.0, 32.0))
+    monkeypatch.setattr(samples, "render_image", watch)
+    monkeypatch.setattr(nameless_clips, "render_clip", clips)
+    monkeypatch.setattr(samples, "render_nameless", lambda rng: shape)
+    monkeypatch.setattr(samples, "render_nameless_clip", lambda rng: (moving, clips.result))
+    for turns in (False, True):
+        source = samples.NamelessSource(turns=turns)
+        for index in range(600):
+            source.sample(index, 0)
+    watch.check(300, tints=300)
+    clips.check(300, tints=150)
+
+
+def test_nothing_is_said_of_what_has_no_name() -> None:
+    source = samples.NamelessSource(turns=False)
+    answers = [source.sample(index, 0).messages[-1].text for index in range(60)]
+    assert all(answer.startswith(("it is ", "the background is ")) for answer in answers)
+    source = samples.NamelessSource(turns=True)
+    targets = [target for n in range(60) for target in source.sample(n, 0).targets.values()]
+    assert {target.modality for target in targets} == {"image", "audio"}
 
 
 def test_the_clip_pool_holds_no_held_out_clip(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,6 +117,7 @@ ProjectorType: TypeAlias = Literal[
     "instruct_qformer",
     "position2d",
     "context_content",
+    "mixture",
 ]
 
 
@@ -129,7 +130,7 @@ class ProjectorConfig:
         encoder_dim: E.
         language_dim: D.
         grouped: sizes that only the type "grouped" uses.
-        hidden_dim: width inside "bottleneck" and "swiglu"; 0 = 128 and 2 D.
+        hidden_dim: width inside "bottleneck" and "swiglu", rows of "mixture"; 0 = 128, 2 D and 64.
         resampler: sizes of the types with learnt queries.
         separators: learnt rows that a merge puts between tiles; the bridge sets it.
 

@@ -22,6 +22,7 @@ from anyany.encoders.projectors.linear import (
     PatchLinearProjector,
     SwiGLUProjector,
 )
+from anyany.encoders.projectors.mixture import MixtureProjector
 from anyany.encoders.projectors.qformers import (
     ContextContentProjector,
     InstructQFormerProjector,
@@ -43,8 +44,11 @@ PROJECTORS: dict[str, type[Projector]] = {
     "instruct_qformer": InstructQFormerProjector,
     "position2d": PositionProjector,
     "context_content": ContextContentProjector,
+    "mixture": MixtureProjector,
 }
-_RESAMPLERS = ("perceiver", "qformer", "instruct_qformer", "position2d", "context_content")
+_RESAMPLERS = (
+    *("perceiver", "qformer", "instruct_qformer", "position2d", "context_content", "mixture"),
+)
 
 
 def build_projector(config: ProjectorConfig) -> Projector:
