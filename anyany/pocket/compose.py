@@ -49,7 +49,7 @@ def pocket_config(imagebind: ImageBind, modalities: Collection[str]) -> SystemCo
             preprocessing=MEDIA_PREPROCESSING if hears else PREPROCESSING,
             licence="Apache-2.0",
         ),
-        bridge=BridgeConfig(INPUT_PROJECTOR, sharing="each"),
+        bridge=BridgeConfig(INPUT_PROJECTOR),
         language=LanguageConfig(
             source="language",
             template="pocket",

@@ -164,3 +164,14 @@ def test_a_mixture_reads_the_mean_of_the_features() -> None:
     whole = projector(features, PLAIN)
     torch.testing.assert_close(projector(features.flip(1), PLAIN), whole)
     torch.testing.assert_close(projector(features.mean(1, keepdim=True), PLAIN), whole)
+
+
+def test_a_mixture_is_marked_by_its_modality() -> None:
+    projector = make("mixture")
+    assert isinstance(projector, MixtureProjector)
+    with torch.no_grad():
+        projector.marks[1] = 1.0
+        features = torch.randn(1, 12, 12)
+        as_picture = projector(features, PLAIN)
+        as_clip = projector(features, ProjectorContext("video", (3, 4)))
+    torch.testing.assert_close(as_clip, as_picture + 1)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from anyany.encoders.projectors.base import Projector, ProjectorConfig, ProjectorContext
 
 ROWS = 64
+MODALITIES = ("image", "video", "audio")
 
 
 class MixtureProjector(Projector):
@@ -21,6 +22,7 @@ class MixtureProjector(Projector):
     Unlike there, the mixtures are read from the mean of an item's features, not patch by patch.
     Up to the softmax a token is linear in the features, and a confident one is a word: what it says
     of one attribute does not depend on the others, so that pairs that were never shown are read.
+    One projector may serve all modalities: each has a mark that is added to its tokens.
 
     Args:
         config: E, D, `resampler.num_queries` (M), `hidden_dim` (R; 0 = 64).
@@ -32,6 +34,7 @@ class MixtureProjector(Projector):
         self.norm = nn.LayerNorm(config.encoder_dim)
         self.logits = nn.Linear(config.encoder_dim, config.resampler.num_queries * rows)
         self.table = nn.Parameter(torch.randn(rows, width) / math.sqrt(width))
+        self.marks = nn.Parameter(torch.zeros(len(MODALITIES), width))
 
     @classmethod
     def from_config(cls, config: ProjectorConfig) -> MixtureProjector:
@@ -39,7 +42,7 @@ class MixtureProjector(Projector):
         return cls(config)
 
     def forward(self, features: Tensor, context: ProjectorContext) -> Tensor:
-        """[B, P, E] -> [B, M, D]; the context is not looked at.
+        """[B, P, E] -> [B, M, D]; of the context, the modality alone is looked at.
 
         Raises:
             ValueError: the features have another width than E.
@@ -47,7 +50,8 @@ class MixtureProjector(Projector):
         self._check_width(features)
         logits = self.logits(self.norm(features.mean(1)))
         weights = logits.unflatten(-1, (-1, len(self.table))).softmax(-1)  # [B, M, R]
-        projected: Tensor = weights @ self.table
+        mark = self.marks[MODALITIES.index(context.modality)]
+        projected: Tensor = weights @ self.table + mark
         return projected
 
     def num_outputs(self, num_tokens: int) -> int:
