@@ -2,7 +2,8 @@
 
 As in `dialogues`, a scene, clip or sound in a user's turn is a medium shown; in an assistant's turn
 it is a medium to be made, as far as it was said. What is known of the thing goes along from medium
-to medium: a picture's bell is the clip's bell and the sound's bell, and keeps its color.
+to medium: a picture's bell is the clip's bell and the sound's bell, and keeps its color. What is
+not known of the next medium the reply decides: a decoder that is told little makes little sense.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from anyany.pocket.clips import (
     Clip,
     canonical_clip_caption,
     clip_caption,
+    complete_clip,
     draw_clip,
     draw_partial_clip,
 )
@@ -34,11 +36,12 @@ from anyany.pocket.sounds import (
     SOUND_ATTRIBUTES,
     Sound,
     canonical_sound_caption,
+    complete_sound,
     draw_partial_sound,
     draw_sound,
     sound_caption,
 )
-from anyany.pocket.world import MOTIONS, Scene, draw_scene
+from anyany.pocket.world import MOTIONS, Scene, complete, draw_scene
 
 Subject: TypeAlias = Scene | Clip | Sound
 
@@ -240,13 +243,21 @@ class MediaDialogue(Dialogue):
             if self.rng.random() < 0.3:
                 count = self.rng.choice(list(SOUND_WORDS["count"]))
                 times = _times(count, self.rng)
-                return self.rng.choice(TO_SOUND_TIMES).format(times), Sound(thing, count)
-            return self.rng.choice(TO_SOUND), Sound(thing)
+                request = self.rng.choice(TO_SOUND_TIMES).format(times)
+                return request, self._decided(Sound(thing, count))
+            return self.rng.choice(TO_SOUND), self._decided(Sound(thing))
         if kind is Scene:
             scene = Scene(thing, color, background=background)
-            return self.rng.choice(TO_PICTURE), scene
+            return self.rng.choice(TO_PICTURE), self._decided(scene)
         motion = self.rng.choice(MOTIONS)
-        return _motion_request(TO_CLIP, motion, self.rng), Clip(thing, color, background, motion)
+        clip = Clip(thing, color, background, motion)
+        return _motion_request(TO_CLIP, motion, self.rng), self._decided(clip)
+
+    def _decided(self, subject: Subject) -> Subject:
+        """With what nobody said of the thing: the reply decides it, and says so."""
+        if subject.thing is None:
+            return subject
+        return completed(subject, self.rng)
 
     def _ask_shown(self, shown: Subject, questions: tuple[str, ...]) -> None:
         self.subject = shown
@@ -264,6 +275,15 @@ class MediaDialogue(Dialogue):
     def _answer(self, question: tuple[Content, ...], made: Subject) -> None:
         self.turns.append(Turn(question, (ANNOUNCEMENT.format(canonical_words(made)), made)))
         self.subject = made
+
+
+def completed(subject: Subject, rng: random.Random) -> Subject:
+    """A scene, clip or sound with what it leaves unsaid drawn, held out or not."""
+    if isinstance(subject, Scene):
+        return complete(subject, rng, held_out=None)
+    if isinstance(subject, Clip):
+        return complete_clip(subject, rng, held_out=None)
+    return complete_sound(subject, rng, held_out=None)
 
 
 def canonical_words(subject: Subject) -> str:

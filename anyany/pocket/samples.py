@@ -33,7 +33,7 @@ from anyany.pocket.media_dialogues import (
 from anyany.pocket.nameless import render_nameless
 from anyany.pocket.nameless_clips import render_nameless_clip, render_untold_clip
 from anyany.pocket.render import PALEST, Jitter, draw_tint, render_image
-from anyany.pocket.sounds import Sound, draw_sound
+from anyany.pocket.sounds import Sound, complete_sound, draw_sound
 from anyany.pocket.synthesis import SAMPLE_RATE, SoundJitter, render_sound
 from anyany.pocket.world import Scene, draw_scene
 
@@ -100,7 +100,7 @@ class NamelessSource:
         """A question, and its true answer."""
         chance = rng.random() if self.turns and said.thing else 1.0
         if chance < 0.35:
-            sound = Sound(said.thing)
+            sound = complete_sound(Sound(said.thing), rng, held_out=None)
             return rng.choice(TO_SOUND), (ANNOUNCEMENT.format(canonical_words(sound)), sound)
         while isinstance(said, Scene) and chance < 0.5:
             request, after = draw_edit(said, rng)

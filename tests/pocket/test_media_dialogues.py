@@ -75,14 +75,22 @@ def test_the_thing_keeps_its_color_from_medium_to_medium() -> None:
             assert dialogue.subject.background == "white"
 
 
-def test_what_was_not_said_of_the_first_medium_is_not_known_of_the_second() -> None:
+def test_what_is_not_known_of_the_next_medium_the_reply_decides() -> None:
     rng = random.Random(5)
     for _ in range(200):
         dialogue = MediaDialogue(rng, None, None)
         dialogue.several()
         first, *others = media(dialogue.turns[0].answer)
-        if isinstance(first, Sound):
-            assert all(getattr(one, "color", None) is None for one in others)
+        assert all(one.full and one.thing == first.thing for one in others)
+
+
+def test_of_no_thing_nothing_is_decided() -> None:
+    dialogue = MediaDialogue(random.Random(0), None, None)
+    for _ in range(20):
+        dialogue.subject = Scene(color="red")
+        dialogue.switch()
+        assert dialogue.subject.thing is None
+        assert not dialogue.subject.full
 
 
 @pytest.mark.parametrize(
