@@ -68,11 +68,11 @@ def test_a_saved_system_makes_the_same_bytes(pocket: AnyToAny, tmp_path: Path) -
 
 
 def _trained_whole(system: AnyToAny, run: Path) -> dict[str, torch.Tensor]:
-    """One step for the encoders and the language model themselves; what they are then."""
+    """One step for encoders and language model themselves, and LoRA on it; what they are then."""
     config = StageConfig(
         "encoder",
         TrainConfig(steps=1, batch_size=2, lr=1e-2, warmup=0, threads=None),
-        trainable=("input_projectors", "encoders", "language_model"),
+        trainable=("input_projectors", "encoders", "language_model", "lora"),
         losses=LossWeights(condition=0.0),
     )
     source = DescribeSource()
@@ -83,8 +83,9 @@ def _trained_whole(system: AnyToAny, run: Path) -> dict[str, torch.Tensor]:
 
 def _frozen(system: AnyToAny) -> dict[str, torch.Tensor]:
     adapter, encoder = system.language.adapter, system.bridge.encoders["image"]
-    assert isinstance(adapter, LoraAdapter)
-    base = {f"lm.{n}": t for n, t in adapter.base_state(system.language.lm).items()}
+    lm = system.language.lm
+    of_lm = adapter.base_state(lm) if isinstance(adapter, LoraAdapter) else lm.state_dict()
+    base = {f"lm.{n}": t for n, t in of_lm.items()}
     return {n: t.clone() for n, t in {**base, **base_state(encoder)}.items()}
 
 
@@ -95,6 +96,7 @@ def test_a_system_trained_as_a_whole_is_saved_as_it_is(tmp_path: Path) -> None:
     folder = tmp_path / "system"
     for number in range(2):  # elsewhere, then in place
         trained = _trained_whole(system, tmp_path / f"run {number}")
+        assert isinstance(system.language.adapter, LoraAdapter)
         moved = {name for name in before if not torch.equal(before[name], trained[name])}
         assert {name.partition(".")[0] for name in moved} == {"lm", "imagebind"}
         system = load(system.save_pretrained(folder))
