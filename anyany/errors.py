@@ -16,6 +16,8 @@ Every message says what was expected, what came and what to do, in one line, and
 library's own text (which may carry addresses or paths).
 """
 
+from __future__ import annotations
+
 from typing import Final
 
 MEDIA_CODES: Final = (
@@ -69,6 +71,9 @@ class MediaError(UsageError):
             raise InternalError(f"expected a media error code among {MEDIA_CODES}, got {code!r}")
         super().__init__(message)
         self.code = code
+
+    def __reduce__(self) -> tuple[type[MediaError], tuple[str, str]]:
+        return type(self), (self.code, str(self))
 
 
 class PartialError(AnyAnyError):

@@ -2,6 +2,7 @@
 
     python benchmarks/serving.py                      all kinds at 1, 8 and 64 clients
     python benchmarks/serving.py --clients 1,8 --kinds text --rounds 3
+    python benchmarks/serving.py --crowd 200          a crowd before a queue of 32, and /healthz
 
 Every row is measured in alternation: a round in process, a round over HTTP, and so on, so that
 whatever else the machine does falls on both. In process, c clients are batches of c requests
@@ -14,6 +15,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import http.client
+import itertools
 import json
 import os
 import signal
@@ -21,7 +24,9 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -144,6 +149,74 @@ def measure(
     }
 
 
+async def crowd(port: int, clients: int, seconds: float) -> dict[str, Any]:
+    """Clients that ask for text and pictures in turn, and come again when they are told to.
+
+    Returns:
+        How often each status came, and how long /healthz took meanwhile, in seconds.
+    """
+    statuses: Counter[int] = Counter()
+    asked = itertools.count()
+    until = time.monotonic() + seconds
+
+    async def client() -> None:
+        while time.monotonic() < until:
+            number = next(asked)
+            request = request_of("mixed", number, 2)
+            body = {
+                "messages": [{"role": "user", "content": request["prompt"]}],
+                "modalities": request["outputs"],
+                "seed": number,
+            }
+            status, again = await asyncio.to_thread(_post, port, body)
+            statuses[status] += 1
+            await asyncio.sleep(again)
+
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(clients))
+    probe = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", _PROBE, str(port), str(seconds), stdout=asyncio.subprocess.PIPE
+    )
+    await asyncio.gather(*(client() for _ in range(clients)))
+    told, _ = await probe.communicate()
+    healthy = sorted(json.loads(told))
+    return {
+        "kind": "crowd",
+        "clients": clients,
+        "statuses": dict(sorted(statuses.items())),
+        "healthz": len(healthy),
+        "healthz_p50_seconds": round(healthy[len(healthy) // 2], 4),
+        "healthz_p99_seconds": round(healthy[len(healthy) * 99 // 100], 4),
+    }
+
+
+def _post(port: int, body: dict[str, Any]) -> tuple[int, float]:
+    """A request's status, and the seconds after which to come again."""
+    link = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+    try:
+        headers = {"Content-Type": "application/json"}
+        link.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+        answer = link.getresponse()
+        answer.read()
+        return answer.status, float(answer.getheader("Retry-After") or 0)
+    finally:
+        link.close()
+
+
+_PROBE: Final = """
+import http.client, json, sys, time
+end, found = time.monotonic() + float(sys.argv[2]), []
+while time.monotonic() < end:
+    began = time.monotonic()
+    link = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]))
+    link.request("GET", "/healthz")
+    assert link.getresponse().read()
+    link.close()
+    found.append(time.monotonic() - began)
+    time.sleep(0.05)
+print(json.dumps(found))
+"""  # in a process of its own: it measures the server, not this one's threads
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -152,21 +225,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--clients", default="1,8,64")
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--requests", type=int, default=64, help="of a round; at least 4 a client")
+    parser.add_argument(
+        "--requests", type=int, default=256, help="a round; for one client a quarter"
+    )
     parser.add_argument("--steps", type=int, help="of denoising; the model's own if left out")
+    parser.add_argument("--crowd", type=int, help="this many clients before a queue of 32, alone")
     given = parser.parse_args(argv)
     command = [sys.executable, "-m", "anyany", "-q", "serve", "--port", "0"]
     command += ["--model", given.model, "--threads", str(given.threads), "--timeout", "600"]
+    command += ["--queue", "32"] if given.crowd else []
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         port = int(process.stdout.readline().rpartition(":")[2])
+        if given.crowd:
+            print(json.dumps(asyncio.run(crowd(port, given.crowd, 30.0))))
+            return
         system = AnyToAny.from_pretrained(given.model, threads=given.threads)
         asyncio.run(over_http(port, "mixed", 2, 4, given.steps))  # both are warm
         in_process(system, "mixed", 2, 4, given.steps)
         for kind in given.kinds.split(","):
             for clients in (int(text) for text in given.clients.split(",")):
-                total = max(4 * clients, given.requests // 4 if clients == 1 else given.requests)
+                total = given.requests // 4 if clients == 1 else given.requests
                 row = measure(system, port, kind, clients, given.rounds, total, given.steps)
                 row["load"] = round(os.getloadavg()[0], 1)
                 print(json.dumps(row), flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -80,10 +81,7 @@ def serve(
     """
     _check_extra()
     from anyany.cli.loading import load_system
-    from anyany.serve.app import Server
-    from anyany.serve.model import SystemModel
-    from anyany.serve.run import address, announce, listen
-    from anyany.serve.run import serve as run
+    from anyany.serve.engine_process import EngineProcess
 
     mebibyte = 2**20
     settings = _settings(
@@ -104,20 +102,24 @@ def serve(
         most_steps=max_steps,
         state=state,
     )
-    opened = listen(host, port)
-    try:
-        system = load_system(
-            model,
-            device=device,
-            dtype=dtype,
-            threads=threads,
-            residency=residency,
-            weights=weights,
-        )
-        url = address(opened)
-        run(Server(SystemModel(system), settings), opened, lambda: announce(url))
-    finally:
-        opened.close()
+    load = functools.partial(
+        load_system,
+        model,
+        device=device,
+        dtype=dtype,
+        threads=threads,
+        residency=residency,
+        weights=weights,
+    )
+    with EngineProcess(load) as process:  # it loads while this imports
+        from anyany.serve.app import Server
+        from anyany.serve.remote import RemoteModel
+        from anyany.serve.run import address, announce, listen
+        from anyany.serve.run import serve as run
+
+        with listen(host, port) as opened:
+            url = address(opened)
+            run(Server(RemoteModel(process), settings), opened, lambda: announce(url))
     notes.info("ended")
 
 

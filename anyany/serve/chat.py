@@ -32,10 +32,15 @@ def router(service: Service) -> APIRouter:
     async def chat(http: HttpRequest) -> Response:
         body = bodies.parse(bodies.ChatBody, await json_body(http, service))
         messages, request = await chat_request(service, body)
-        tokens = await service.count_tokens(messages)
-        if body.stream:
-            return _streamed(service, body, request, tokens)
-        job = service.job(request)
+        mailbox = Mailbox() if body.stream else None
+        job = service.job(request, listen=mailbox.put if mailbox else None)
+        try:  # while the engine begins
+            tokens = await service.count_tokens(messages)
+        except BaseException:
+            job.cancel()
+            raise
+        if mailbox:
+            return _streamed(service, body, job, mailbox, tokens)
         (reply,) = await service.answer(http, [job])
 
         def written() -> dict[str, Any]:
@@ -124,10 +129,8 @@ class EventResponse(StreamingResponse):
 
 
 def _streamed(
-    service: Service, body: bodies.ChatBody, request: Request, tokens: int
+    service: Service, body: bodies.ChatBody, job: Job, mailbox: Mailbox, tokens: int
 ) -> EventResponse:
-    mailbox = Mailbox()
-    job = service.job(request, listen=mailbox.put)
     stream = ChatStream(
         job,
         mailbox,

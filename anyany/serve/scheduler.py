@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 KINDS: Final[tuple[Kind, ...]] = ("text", "media", "background")
 PATIENCE: Final = 8  # calls after which a waiting kind goes first
 FEW: Final = 8  # jobs of a call that others cannot get into
-MOST_JOINED: Final = 256  # jobs of a call that others join: it keeps them until its end
+MOST_JOINED: Final = 512  # jobs of a call that others join: it keeps them until its end
 GATHER_SHARE: Final = 0.05  # of the last call's time, in which the next one may fill up
 GATHER_MOST: Final = 0.05  # seconds
 _MOST_RETRY: Final = 60  # seconds
@@ -52,6 +52,9 @@ class Runner(Protocol):
             requests: to begin with.
             more: asked while there is room: requests that came meanwhile, numbered on.
         """
+
+    def notice(self) -> None:
+        """Told that a request waits that could join."""
 
 
 class Scheduler:
@@ -113,6 +116,8 @@ class Scheduler:
                     raise errors.busy(min(max(1, wait), _MOST_RETRY))
             self._waiting[job.kind].append(job)
             self._changed.notify()
+        if job.kind == "text":
+            self._runner.notice()
 
     @property
     def depth(self) -> int:
@@ -214,6 +219,7 @@ class Scheduler:
     def _carry(self, batch: list[Job]) -> None:
         """One call of the engine."""
         began = time.monotonic()
+        clients = len(batch) + self.depth
         for job in batch:
             self._metrics.observe("anyany_wait_seconds", began - job.made, kind=job.kind)
             if job.kind != "text" and self._nests:
@@ -231,8 +237,8 @@ class Scheduler:
                 self._finish(job, InternalError("the engine gave no answer"))
         spent = time.monotonic() - began
         self._pace += 0.2 * (spent / len(batch) - self._pace)
-        self._expected = min(len(batch) + self.depth, self._together["text"])
-        if len(batch) > 1 or self.depth:
+        self._expected = min(max(clients, self.depth), self._together["text"])
+        if self._expected > 1:
             self._until = began + spent + min(GATHER_SHARE * spent, GATHER_MOST)
         self._metrics.observe("anyany_call_jobs", len(batch), kind=batch[-1].kind)
 

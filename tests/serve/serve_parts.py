@@ -86,6 +86,9 @@ class FakeModel:
             finally:
                 self.depth -= 1
 
+    def notice(self) -> None:
+        pass
+
     def prompt_tokens(self, messages: Sequence[Message]) -> int:
         return sum(len(message.text.split()) for message in messages)
 
