@@ -133,6 +133,7 @@ class BridgeRecipe:
         train: the parts that learn.
         lr: learning rate.
         data: what it learns from: captions, or questions about a picture.
+        text_share: of plain text among what it learns from, where there is some.
 
     Raises:
         ConfigError: two parts do not go together; the line names them and the fix.
@@ -153,6 +154,7 @@ class BridgeRecipe:
     train: tuple[TrainedPart, ...] = ("projector",)
     lr: float = 1e-3
     data: Literal["captions", "questions"] = "captions"
+    text_share: float = 0.0
 
     def __post_init__(self) -> None:
         strange = sorted(set(self.tilers) - set(MEDIA_MODALITIES))
@@ -168,6 +170,8 @@ class BridgeRecipe:
             )
         if self.lr <= 0:
             raise ConfigError(f"lr: expected more than 0; got {self.lr}")
+        if not 0 <= self.text_share < 1:
+            raise ConfigError(f"text_share: expected from 0 to below 1; got {self.text_share}")
         check_mix(self.bridge_config(1, 1), dict.fromkeys(MEDIA_MODALITIES, self.readout))
         _check_train(self)
 

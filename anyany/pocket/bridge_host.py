@@ -72,7 +72,7 @@ class Host:
         )
 
 
-class _Lessons:
+class Lessons:
     """Text alone, without end: see `draw_lesson`."""
 
     num_samples = None
@@ -143,7 +143,7 @@ def make_host(
     # A bridge without encoders: words take the same way as everything else.
     bare = BridgeConfig(ProjectorConfig(encoder_dim=1, language_dim=language.language_dim))
     parts = StageParts(Bridge({}, language, bare), torch.nn.ModuleDict(), {})
-    task = ConversationTask(parts, _Lessons(), TEXT_ONLY)
+    task = ConversationTask(parts, Lessons(), TEXT_ONLY)
     set_trainable(task.module, ["language_model"])
     config = TrainConfig(
         steps=steps, batch_size=_BATCH, lr=3e-3, warmup=50, device=device, log_every=50, keep=1

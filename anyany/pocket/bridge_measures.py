@@ -58,7 +58,8 @@ def step_memory(task: BridgeTraining, batch_size: int) -> int:
         return tensor
 
     set_training_mode(task.module)
-    chunk = ListSource(task.source.samples[:batch_size])  # type: ignore[attr-defined]
+    count = min(batch_size, task.source.num_samples or batch_size)
+    chunk = ListSource([task.source.sample(index, 0) for index in range(count)])
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         output = task.loss(task.items(chunk), Draws(0, "memory", epochs=[0], indices=[0]))
     assert output.total.requires_grad, "something learns"

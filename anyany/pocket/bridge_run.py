@@ -19,7 +19,9 @@ from typing import Any, Final
 import torch
 
 from anyany.alignment import train_config
+from anyany.alignment.mixing import MixedSource
 from anyany.alignment.order import derive_seed
+from anyany.alignment.samples import SampleSource
 from anyany.alignment.train_config import TrainConfig
 from anyany.alignment.trainer import train
 from anyany.bridges.recipe import BridgeRecipe, build_bridge, fitted, trainable_parameters
@@ -177,7 +179,11 @@ def begin(
             preprocessing=own.preprocessing,
         )
     trainable_parameters(bridge, recipe)
-    return BridgeTraining(bridge, data.train, data.fresh), recipe
+    source: SampleSource = data.train
+    if recipe.text_share and data.lessons is not None:
+        shares = [1 - recipe.text_share, recipe.text_share]
+        source = MixedSource([data.train, data.lessons], shares, seed=seed)
+    return BridgeTraining(bridge, source, data.fresh), recipe
 
 
 def at_second(curve: Sequence[tuple[int, float, float]], seconds: float) -> float:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from anyany.alignment.order import Draws
-from anyany.alignment.samples import ListSource
+from anyany.alignment.samples import ListSource, SampleSource
 from anyany.alignment.stage_errors import Wanted
 from anyany.alignment.stage_parts import StageParts
 from anyany.alignment.stage_tasks import ConversationTask, Item
@@ -35,6 +35,7 @@ class CompareData:
         modalities: of their media.
         floor: best possible loss without the media, nats a token; None if not known.
         text: what the language model knows of text alone; None if there is no such set.
+        lessons: more of it, to learn from; None likewise.
     """
 
     train: ListSource
@@ -43,6 +44,7 @@ class CompareData:
     modalities: tuple[str, ...]
     floor: float | None
     text: ListSource | None = None
+    lessons: SampleSource | None = None
 
 
 class BridgeTraining(ConversationTask):
@@ -54,7 +56,7 @@ class BridgeTraining(ConversationTask):
         fresh: what the curve is measured on.
     """
 
-    def __init__(self, bridge: Bridge, source: ListSource, fresh: ListSource) -> None:
+    def __init__(self, bridge: Bridge, source: SampleSource, fresh: ListSource) -> None:
         super().__init__(StageParts(bridge, nn.ModuleDict(), {}), source, TEXT_ONLY)
         learns = any(p.requires_grad for p in bridge.encoders.parameters())
         self.features = MediaFeatures(bridge, learns=learns)

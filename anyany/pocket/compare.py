@@ -26,7 +26,14 @@ from anyany.bridges.recipe import BridgeRecipe
 from anyany.config import to_dict
 from anyany.errors import ConfigError, RefusedError, UsageError
 from anyany.media import write_json
-from anyany.pocket.bridge_host import HOST_STEPS, Host, make_host, system_host, text_lessons
+from anyany.pocket.bridge_host import (
+    HOST_STEPS,
+    Host,
+    Lessons,
+    make_host,
+    system_host,
+    text_lessons,
+)
 from anyany.pocket.bridge_run import RunResult, RunSettings, run_bridge
 from anyany.pocket.bridge_task import get_task
 from anyany.pocket.bridge_training import CompareData
@@ -222,6 +229,7 @@ def pocket_data(name: str, seed: int, config: CompareConfig) -> CompareData:
         (task.modality,),
         task.floor,
         text_lessons(),
+        Lessons(),
     )
 
 

@@ -168,6 +168,9 @@ def test_a_recipe_of_ones_own_and_wrong_names(tmp_path: Path) -> None:
     path.write_text("name: mine\ntitle: Mine\nprojektor: {type: mlp}\n")
     with pytest.raises(ConfigError, match="unknown key 'projektor'; nearest valid key"):
         load_recipe(path)
+    path.write_text("name: mine\ntitle: Mine\ntext_share: 1.0\n")
+    with pytest.raises(ConfigError, match=r"text_share: expected from 0 to below 1; got 1\.0"):
+        load_recipe(path)
 
 
 def test_fitted_leaves_what_is_small_enough() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from anyany.bridges.recipe import BridgeRecipe, load_recipe
 from anyany.encoders import TilerConfig
-from anyany.pocket.bridge_host import Host, text_lessons
+from anyany.pocket.bridge_host import Host, Lessons, text_lessons
 from anyany.pocket.bridge_run import RunResult, RunSettings, run_bridge
 from anyany.pocket.bridge_task import get_task
 from anyany.pocket.bridge_training import CompareData
@@ -26,6 +26,7 @@ def toy_data(name: str, *, train: int = 1024, held_out: int = 64, seed: int = 0)
         (task.modality,),
         task.floor,
         text_lessons(),
+        Lessons(),
     )
 
 
