@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import concurrent.futures
+import contextlib
 import os
 import re
 import signal
@@ -197,10 +198,8 @@ def test_h9_garbage_instead_of_http(fake: tuple[httpx.Client, Server]) -> None:
 # H10
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
-)
-def test_h10_a_signal_drains(number: signal.Signals, tmp_path: Path) -> None:
+def started(tmp_path: Path) -> tuple[subprocess.Popen[str], str]:
+    """A server in a process of its own, and its address."""
     program = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from serve_parts import FakeModel\n"
@@ -210,17 +209,22 @@ def test_h10_a_signal_drains(number: signal.Signals, tmp_path: Path) -> None:
         "server = Server(FakeModel(word_seconds=0.2))\n"
         "serve(server, opened, lambda: announce(address(opened)))\n"
     )
-    environment = {**os.environ, "TMPDIR": str(tmp_path)}
     process = subprocess.Popen(
         [sys.executable, "-c", program, str(Path(__file__).parent)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
     )
     assert process.stdout is not None
-    line = process.stdout.readline()
-    url = line.removeprefix("anyany serve: ").strip()
+    return process, process.stdout.readline().removeprefix("anyany serve: ").strip()
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
+def test_h10_a_signal_drains(number: signal.Signals, tmp_path: Path) -> None:
+    process, url = started(tmp_path)
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         body = ask("one two three four five six seven eight", "text")
         asked = [pool.submit(httpx.post, f"{url}{CHAT}", json=body, timeout=30) for _ in range(2)]
@@ -233,9 +237,23 @@ def test_h10_a_signal_drains(number: signal.Signals, tmp_path: Path) -> None:
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{url}/healthz")
     assert list(tmp_path.iterdir()) == []  # nothing is left
-    process.stdout.close()
-    assert process.stderr is not None
-    process.stderr.close()
+    process.communicate()
+
+
+def test_h10_two_signals_end_at_once(tmp_path: Path) -> None:
+    process, url = started(tmp_path)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        body = ask("word " * 200, "text")
+        asked = pool.submit(httpx.post, f"{url}{CHAT}", json=body, timeout=60)
+        until(lambda: _held(httpx.get(f"{url}/metrics").text) == 1)
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
+        _, told = process.communicate(timeout=30)
+        assert time.monotonic() - began < 20.0  # its forty seconds of work are given up
+        with contextlib.suppress(httpx.HTTPError):
+            asked.result()
+    assert "Traceback" not in told
 
 
 def _held(metrics: str) -> int:
