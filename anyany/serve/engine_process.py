@@ -16,8 +16,6 @@ from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, Final, Self, cast
 
-from anyany.errors import AnyAnyError
-
 if TYPE_CHECKING:
     from anyany.system import AnyToAny
 
@@ -28,7 +26,7 @@ _LEVELS: Final = ("", "anyany", "anyany.cli", "py.warnings")  # loggers whose le
 
 
 class EngineProcess:
-    """A child that loads a system and then says "ready", or "failed" with an error.
+    """A child that loads a system and then says "ready", or "failed" with the exception.
 
     Args:
         load: gives the system, in the child; it travels there.
@@ -115,7 +113,7 @@ def _child(
     with contextlib.suppress(EOFError, ConnectionError):
         try:
             system = load()
-        except AnyAnyError as error:
+        except Exception as error:
             pipe.send(("failed", error))
             return
         from anyany.serve.engine_worker import EngineWorker

@@ -37,7 +37,7 @@ class RemoteModel(KnownModel):
         process: the child; this waits until it has loaded.
 
     Raises:
-        AnyAnyError: it could not load.
+        AnyAnyError: it could not load; or whatever else stopped it from that.
     """
 
     def __init__(self, process: EngineProcess) -> None:
@@ -98,7 +98,7 @@ class RemoteModel(KnownModel):
         """Wait until the child has loaded.
 
         Raises:
-            AnyAnyError: it could not.
+            AnyAnyError: it could not; or whatever else stopped it.
         """
         try:
             kind, value = self._hear([])

@@ -13,6 +13,11 @@ def load_nothing() -> Any:
     raise CheckpointError("expected weights; got none")
 
 
+def load_too_much() -> Any:
+    """Fails for want of memory."""
+    raise MemoryError
+
+
 def load_and_die() -> Any:
     """Ends its process."""
     os._exit(3)

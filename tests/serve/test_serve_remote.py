@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from serve_loads import load_and_die, load_nothing
+from serve_loads import load_and_die, load_nothing, load_too_much
 
 from anyany import AnyToAny
 from anyany.errors import AnyAnyError, CheckpointError, InternalError, MediaError
@@ -205,7 +205,11 @@ def test_a_dead_child_is_replaced(
 
 @pytest.mark.parametrize(
     ("loader", "kind", "said"),
-    [(load_nothing, CheckpointError, "got none"), (load_and_die, InternalError, "loaded")],
+    [
+        (load_nothing, CheckpointError, "got none"),
+        (load_too_much, MemoryError, "^$"),
+        (load_and_die, InternalError, "loaded"),
+    ],
 )
 def test_a_child_that_cannot_load(loader: Any, kind: type[Exception], said: str) -> None:
     with pytest.raises(kind, match=said), EngineProcess(loader) as process:
