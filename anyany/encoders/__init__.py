@@ -51,7 +51,7 @@ from anyany.encoders.projectors.base import (
     ResamplerConfig,
 )
 from anyany.encoders.projectors.grouped import GroupedProjector
-from anyany.encoders.projectors.linear import LinearProjector, MLPProjector
+from anyany.encoders.projectors.linear import TokenProjector
 from anyany.encoders.projectors.registry import (
     PROJECTORS,
     build_projector,
@@ -95,8 +95,6 @@ __all__ = [
     "ImageBindEncoder",
     "ImagePreprocessing",
     "ImageTile",
-    "LinearProjector",
-    "MLPProjector",
     "Merge",
     "MergeContext",
     "PixelEncoder",
@@ -114,6 +112,7 @@ __all__ = [
     "Tile",
     "Tiler",
     "TilerConfig",
+    "TokenProjector",
     "VideoPreprocessing",
     "VisionConfig",
     "adapter_parameters",

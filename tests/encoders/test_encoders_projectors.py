@@ -17,8 +17,6 @@ from anyany.encoders import (
     PROJECTORS,
     GroupedConfig,
     GroupedProjector,
-    LinearProjector,
-    MLPProjector,
     Projector,
     ProjectorConfig,
     ProjectorContext,
@@ -35,8 +33,12 @@ QUERIES = ResamplerConfig(num_queries=4, dim=16, num_heads=2, mlp_ratio=2, max_t
 
 
 def _small(kind: Any) -> Projector:
-    sizes = {"encoder_dim": 12, "language_dim": 20, "hidden_dim": 8, "separators": 2}
+    sizes: Any = {"encoder_dim": 12, "language_dim": 20, "hidden_dim": 8, "separators": 2}
     return build_projector(ProjectorConfig(kind, **sizes, grouped=SMALL, resampler=QUERIES))
+
+
+def _grouped() -> GroupedProjector:
+    return GroupedProjector(ProjectorConfig("grouped", 12, 20, grouped=SMALL))
 
 
 @pytest.mark.parametrize(
@@ -97,7 +99,7 @@ def _grouped_names() -> set[str]:
 
 def test_grouped_names_are_the_published_ones() -> None:
     with torch.device("meta"):
-        projector = GroupedProjector(1024, 4096)
+        projector = GroupedProjector(ProjectorConfig("grouped"))
     assert len(_grouped_names()) == 226
     assert set(projector.state_dict()) == _grouped_names()
 
@@ -130,7 +132,7 @@ def test_grouped_stages_equal_transformers_groupvit() -> None:
     from transformers.models.groupvit.modeling_groupvit import GroupViTStage
 
     torch.manual_seed(3)
-    projector = GroupedProjector(12, 20, sizes=SMALL).eval()
+    projector = _grouped().eval()
     for parameter in projector.parameters():
         nn.init.normal_(parameter, std=0.3)
     config = GroupViTVisionConfig(
@@ -180,7 +182,7 @@ def test_grouped_draws_while_training_and_is_fixed_in_evaluation() -> None:
 @pytest.mark.parametrize("training", [True, False])
 def test_every_token_belongs_to_exactly_one_group(training: bool) -> None:
     torch.manual_seed(0)
-    projector = GroupedProjector(12, 20, sizes=SMALL).train(training)
+    projector = _grouped().train(training)
     assign = projector.layers[0].downsample.assign  # type: ignore[union-attr]
     logits = torch.randn(2, 6, 9, requires_grad=True)
     weights = assign._hard_weights(logits)  # type: ignore[union-attr,operator]
@@ -217,7 +219,7 @@ def test_every_parameter_gets_a_gradient(kind: str) -> None:
 
 def test_grouped_tokens_differ_from_one_another_at_the_start() -> None:
     torch.manual_seed(0)
-    projected = GroupedProjector(12, 20, sizes=SMALL).eval()(torch.randn(1, 9, 12), CONTEXT)[0]
+    projected = _small("grouped").eval()(torch.randn(1, 9, 12), CONTEXT)[0]
     distances = torch.cdist(projected, projected) + torch.eye(3) * 9
     assert distances.min() > 1e-3
 
@@ -270,10 +272,10 @@ def test_files_that_are_no_projector_are_refused(tmp_path: Path) -> None:
 
 
 def test_wrong_widths_names_and_sizes_are_refused() -> None:
-    for projector in (LinearProjector(12, 20), MLPProjector(12, 20), _small("grouped")):
+    for projector in map(_small, PROJECTORS):
         with pytest.raises(ValueError, match=r"expected features \[batch, tokens, 12\]; got \[1, "):
             projector(torch.zeros(1, 9, 13), CONTEXT)
-    with pytest.raises(ConfigError, match=r"expected one of linear, mlp, grouped, .* got 'spiral'"):
+    with pytest.raises(ConfigError, match=r"one of linear, patch_linear, .* got 'spiral'"):
         build_projector(ProjectorConfig("spiral"))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="expected a positive language_dim; got 0"):
         ProjectorConfig(language_dim=0)
@@ -283,7 +285,5 @@ def test_wrong_widths_names_and_sizes_are_refused() -> None:
         GroupedConfig(num_groups=(64,))
     with pytest.raises(ConfigError, match="expected positive depths, num_groups and mlp_ratio"):
         GroupedConfig(depths=(6, 0, 3))
-    with pytest.raises(NotImplementedError, match="Projector does not define forward"):
+    with pytest.raises(NotImplementedError, match="Projector does not define project"):
         Projector(ProjectorConfig())(torch.zeros(1, 1, 1024), CONTEXT)
-    with pytest.raises(NotImplementedError, match="Projector does not define from_config"):
-        Projector.from_config(ProjectorConfig())

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from anyany.encoders import Projector, ProjectorConfig, ProjectorContext, ResamplerConfig
+from anyany.encoders import (
+    Projector,
+    ProjectorConfig,
+    ProjectorContext,
+    ResamplerConfig,
+    load_projector,
+    save_projector,
+)
 from anyany.encoders import build_projector as build
 from anyany.encoders.projectors.mixture import ROWS, MixtureProjector
 from anyany.encoders.projectors.resamplers import PositionProjector, sines
@@ -175,3 +183,18 @@ def test_a_mixture_is_marked_by_its_modality() -> None:
         as_picture = projector(features, PLAIN)
         as_clip = projector(features, ProjectorContext("video", (3, 4)))
     torch.testing.assert_close(as_clip, as_picture + 1)
+
+
+def test_the_rows_of_a_mixture_can_be_given_and_do_not_learn(tmp_path: Path) -> None:
+    config = ProjectorConfig("mixture", 12, 20, resampler=SIZES, hidden_dim=7, given_table=True)
+    projector = build(config)
+    assert isinstance(projector, MixtureProjector)
+    assert "table" not in dict(projector.named_parameters())
+    with torch.no_grad():
+        projector.table.copy_(torch.arange(140.0).view(7, 20))
+    projector(torch.randn(1, 12, 12), PLAIN).sum().backward()
+    assert projector.table.grad is None
+    save_projector(projector, tmp_path / "words.safetensors")
+    again = load_projector(tmp_path / "words.safetensors", config)
+    assert isinstance(again, MixtureProjector)
+    torch.testing.assert_close(again.table, torch.arange(140.0).view(7, 20), rtol=0, atol=0)

@@ -166,9 +166,7 @@ class Raw:
                 self.lora[f"{site}.lora_A"] = torch.randn(4, tensor.shape[1]).half() * 0.2
                 self.lora[f"{site}.lora_B"] = torch.randn(tensor.shape[0], 4).half() * 0.2
         self.input = (
-            nn.Linear(16, WIDTH)
-            if self.old
-            else GroupedProjector.from_config(self.config.bridge.projector)
+            nn.Linear(16, WIDTH) if self.old else GroupedProjector(self.config.bridge.projector)
         )
         names = ("fc", "model") if self.old else ("in_fc", "out_fc")
         self.heads = {

@@ -133,6 +133,7 @@ class ProjectorConfig:
         hidden_dim: width inside "bottleneck" and "swiglu", rows of "mixture"; 0 = 128, 2 D and 64.
         resampler: sizes of the types with learnt queries.
         separators: learnt rows that a merge puts between tiles; the bridge sets it.
+        given_table: the rows of "mixture" are given (as words of the language model), not learnt.
 
     Raises:
         ConfigError: a width is not positive, or sizes do not fit the type.
@@ -145,6 +146,7 @@ class ProjectorConfig:
     hidden_dim: int = 0
     resampler: ResamplerConfig = field(default_factory=ResamplerConfig)
     separators: int = 0
+    given_table: bool = False
 
     def __post_init__(self) -> None:
         for key in ("encoder_dim", "language_dim"):
@@ -217,11 +219,6 @@ class Projector(nn.Module):
         """Parameters that get no gradient by construction: name of a part -> reason."""
         return {}
 
-    @classmethod
-    def from_config(cls, config: ProjectorConfig) -> Projector:
-        """Build from stored sizes."""
-        raise NotImplementedError(f"{cls.__name__} does not define from_config")
-
     def forward(self, features: Tensor, context: ProjectorContext) -> Tensor:
         """Project.
 
@@ -231,16 +228,29 @@ class Projector(nn.Module):
 
         Returns:
             [B, M, D].
+
+        Raises:
+            ValueError: the features have another width than E.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not define forward")
-
-    def num_outputs(self, num_tokens: int) -> int:
-        """M for a given P."""
-        return num_tokens
-
-    def _check_width(self, features: Tensor) -> None:
         if features.ndim != 3 or features.shape[-1] != self.config.encoder_dim:
             raise ValueError(
                 f"expected features [batch, tokens, {self.config.encoder_dim}]; "
                 f"got {list(features.shape)}"
             )
+        return self.project(features, context)
+
+    def project(self, features: Tensor, context: ProjectorContext) -> Tensor:
+        """The mechanism: as `forward`, for features of the right width."""
+        raise NotImplementedError(f"{type(self).__name__} does not define project")
+
+    def num_outputs(self, num_tokens: int) -> int:
+        """M for a given P."""
+        return num_tokens
+
+
+class QueryProjector(Projector):
+    """Base of those that ask with M learnt queries, so many tokens whatever P is."""
+
+    def num_outputs(self, num_tokens: int) -> int:
+        """M."""
+        return self.config.resampler.num_queries

@@ -32,36 +32,22 @@ class GroupedProjector(Projector):
     gradient); in evaluation by the largest weight.
 
     Args:
-        encoder_dim: E.
-        language_dim: D.
-        sizes: of the stages; None takes NExT-GPT v1.5's.
+        config: E, D, `grouped`.
     """
 
-    def __init__(
-        self, encoder_dim: int, language_dim: int, *, sizes: GroupedConfig | None = None
-    ) -> None:
-        sizes = sizes or GroupedConfig()
-        super().__init__(ProjectorConfig("grouped", encoder_dim, language_dim, grouped=sizes))
-        self.in_fc = nn.Linear(encoder_dim, sizes.dim)
+    def __init__(self, config: ProjectorConfig) -> None:
+        super().__init__(config)
+        sizes = config.grouped
+        self.in_fc = nn.Linear(config.encoder_dim, sizes.dim)
         self.layers = nn.ModuleList(
             GroupingStage(sizes, stage) for stage in range(len(sizes.depths))
         )
         self.norm = nn.LayerNorm(sizes.dim)
-        self.out_fc = nn.Linear(sizes.dim, language_dim)
+        self.out_fc = nn.Linear(sizes.dim, config.language_dim)
         self.apply(_init_linear)
 
-    @classmethod
-    def from_config(cls, config: ProjectorConfig) -> GroupedProjector:
-        """Build from stored sizes."""
-        return cls(config.encoder_dim, config.language_dim, sizes=config.grouped)
-
-    def forward(self, features: Tensor, context: ProjectorContext) -> Tensor:
-        """[B, P, E] -> [B, M, D]; the context is not looked at.
-
-        Raises:
-            ValueError: the features have another width than E.
-        """
-        self._check_width(features)
+    def project(self, features: Tensor, context: ProjectorContext) -> Tensor:
+        """[B, P, E] -> [B, M, D]; the context is not looked at."""
         tokens = self.in_fc(features)
         groups: Tensor | None = None
         for stage in self.layers:

@@ -5,6 +5,9 @@ Shapes: B batch, P encoder tokens, E encoder width, D language width.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Final
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -14,123 +17,22 @@ BOTTLENECK_DIM = 128  # LaVIN's visual neck
 
 
 class TokenProjector(Projector):
-    """Base: `layer` maps tokens one by one."""
+    """One layer for all tokens, chosen by the configuration's type: see `TOKEN_LAYERS`.
+
+    Args:
+        config: type, E (3 p p for raw patches), D, `hidden_dim`.
+    """
 
     keeps_grid = True
-    layer: nn.Module
 
-    def forward(self, features: Tensor, context: ProjectorContext) -> Tensor:
-        """[B, P, E] -> [B, P, D]; the context is not looked at.
+    def __init__(self, config: ProjectorConfig) -> None:
+        super().__init__(config)
+        self.layer = TOKEN_LAYERS[config.type](config)
 
-        Raises:
-            ValueError: the features have another width than E.
-        """
-        self._check_width(features)
+    def project(self, features: Tensor, context: ProjectorContext) -> Tensor:
+        """[B, P, E] -> [B, P, D]; the context is not looked at."""
         projected: Tensor = self.layer(features)
         return projected
-
-
-class LinearProjector(TokenProjector):
-    """One linear layer (NExT-GPT's first version, LLaVA).
-
-    Args:
-        encoder_dim: E.
-        language_dim: D.
-    """
-
-    def __init__(self, encoder_dim: int, language_dim: int) -> None:
-        super().__init__(ProjectorConfig("linear", encoder_dim, language_dim))
-        self.layer = nn.Linear(encoder_dim, language_dim)
-
-    @classmethod
-    def from_config(cls, config: ProjectorConfig) -> LinearProjector:
-        """Build from stored sizes."""
-        return cls(config.encoder_dim, config.language_dim)
-
-
-class PatchLinearProjector(TokenProjector):
-    """One linear layer over raw patches: Fuyu's and OtterHD's way in without an encoder.
-
-    Args:
-        config: E = 3 p p, D.
-    """
-
-    def __init__(self, config: ProjectorConfig) -> None:
-        super().__init__(config)
-        self.layer = nn.Linear(config.encoder_dim, config.language_dim)
-
-    @classmethod
-    def from_config(cls, config: ProjectorConfig) -> PatchLinearProjector:
-        """Build from stored sizes."""
-        return cls(config)
-
-
-class MLPProjector(TokenProjector):
-    """Two linear layers around an exact GELU, the inner width being D (LLaVA-1.5's mlp2x).
-
-    Args:
-        encoder_dim: E.
-        language_dim: D.
-    """
-
-    def __init__(self, encoder_dim: int, language_dim: int) -> None:
-        super().__init__(ProjectorConfig("mlp", encoder_dim, language_dim))
-        self.layer = nn.Sequential(
-            nn.Linear(encoder_dim, language_dim),
-            nn.GELU(),
-            nn.Linear(language_dim, language_dim),
-        )
-
-    @classmethod
-    def from_config(cls, config: ProjectorConfig) -> MLPProjector:
-        """Build from stored sizes."""
-        return cls(config.encoder_dim, config.language_dim)
-
-
-class NormedMLPProjector(TokenProjector):
-    """The same with a norm after each linear layer (Yi-VL, 2403.04652, section 5).
-
-    Args:
-        config: E, D.
-    """
-
-    def __init__(self, config: ProjectorConfig) -> None:
-        super().__init__(config)
-        width = config.language_dim
-        self.layer = nn.Sequential(
-            nn.Linear(config.encoder_dim, width),
-            nn.LayerNorm(width),
-            nn.GELU(),
-            nn.Linear(width, width),
-            nn.LayerNorm(width),
-        )
-
-    @classmethod
-    def from_config(cls, config: ProjectorConfig) -> NormedMLPProjector:
-        """Build from stored sizes."""
-        return cls(config)
-
-
-class BottleneckProjector(TokenProjector):
-    """Down to a few numbers, SiLU, up to D (LaVIN's visual neck, over class tokens).
-
-    Args:
-        config: E, D, `hidden_dim`.
-    """
-
-    def __init__(self, config: ProjectorConfig) -> None:
-        super().__init__(config)
-        inner = config.hidden_dim or BOTTLENECK_DIM
-        self.layer = nn.Sequential(
-            nn.Linear(config.encoder_dim, inner),
-            nn.SiLU(),
-            nn.Linear(inner, config.language_dim),
-        )
-
-    @classmethod
-    def from_config(cls, config: ProjectorConfig) -> BottleneckProjector:
-        """Build from stored sizes."""
-        return cls(config)
 
 
 class SwiGLU(nn.Module):
@@ -148,19 +50,37 @@ class SwiGLU(nn.Module):
         return output
 
 
-class SwiGLUProjector(TokenProjector):
-    """CogVLM's adapter (2311.03079, section 2.1): a gated MLP.
+def _linear(config: ProjectorConfig) -> nn.Module:
+    return nn.Linear(config.encoder_dim, config.language_dim)
 
-    Args:
-        config: E, D, `hidden_dim`.
-    """
 
-    def __init__(self, config: ProjectorConfig) -> None:
-        super().__init__(config)
-        inner = config.hidden_dim or 2 * config.language_dim
-        self.layer = SwiGLU(config.encoder_dim, inner, config.language_dim)
+def _mlp(config: ProjectorConfig) -> nn.Module:
+    width = config.language_dim
+    return nn.Sequential(_linear(config), nn.GELU(), nn.Linear(width, width))
 
-    @classmethod
-    def from_config(cls, config: ProjectorConfig) -> SwiGLUProjector:
-        """Build from stored sizes."""
-        return cls(config)
+
+def _mlp_norm(config: ProjectorConfig) -> nn.Module:
+    width = config.language_dim
+    first = (_linear(config), nn.LayerNorm(width))
+    return nn.Sequential(*first, nn.GELU(), nn.Linear(width, width), nn.LayerNorm(width))
+
+
+def _bottleneck(config: ProjectorConfig) -> nn.Module:
+    inner = config.hidden_dim or BOTTLENECK_DIM
+    down, up = nn.Linear(config.encoder_dim, inner), nn.Linear(inner, config.language_dim)
+    return nn.Sequential(down, nn.SiLU(), up)
+
+
+def _swiglu(config: ProjectorConfig) -> nn.Module:
+    inner = config.hidden_dim or 2 * config.language_dim
+    return SwiGLU(config.encoder_dim, inner, config.language_dim)
+
+
+TOKEN_LAYERS: Final[Mapping[str, Callable[[ProjectorConfig], nn.Module]]] = {
+    "linear": _linear,  # NExT-GPT's first version, LLaVA
+    "patch_linear": _linear,  # Fuyu's and OtterHD's way in without an encoder, over raw patches
+    "mlp": _mlp,  # LLaVA-1.5's mlp2x, with an exact GELU
+    "mlp_norm": _mlp_norm,  # Yi-VL (2403.04652, section 5)
+    "bottleneck": _bottleneck,  # LaVIN's visual neck, over class tokens
+    "swiglu": _swiglu,  # CogVLM's adapter (2311.03079, section 2.1)
+}

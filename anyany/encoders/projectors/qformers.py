@@ -18,12 +18,17 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from anyany.encoders.projectors.base import Projector, ProjectorConfig, ProjectorContext
+from anyany.encoders.projectors.base import (
+    Projector,
+    ProjectorConfig,
+    ProjectorContext,
+    QueryProjector,
+)
 
 INIT_STD = 0.02
 
 
-class QFormerProjector(Projector):
+class QFormerProjector(QueryProjector):
     """BLIP-2's Q-Former (2301.12597, section 3.1): M queries look at the features, then a layer.
 
     Args:
@@ -38,29 +43,15 @@ class QFormerProjector(Projector):
         self.qformer = Blip2QFormerModel(Blip2QFormerConfig(**_sizes(config)))
         self.out = nn.Linear(config.resampler.dim, config.language_dim)
 
-    @classmethod
-    def from_config(cls, config: ProjectorConfig) -> QFormerProjector:
-        """Build from stored sizes."""
-        return cls(config)
-
-    def forward(self, features: Tensor, context: ProjectorContext) -> Tensor:
-        """[B, P, E] -> [B, M, D]; the context is not looked at.
-
-        Raises:
-            ValueError: the features have another width than E.
-        """
-        self._check_width(features)
+    def project(self, features: Tensor, context: ProjectorContext) -> Tensor:
+        """[B, P, E] -> [B, M, D]; the context is not looked at."""
         queries = self.queries.expand(len(features), -1, -1)
         seen = self.qformer(query_embeds=queries, encoder_hidden_states=features)
         projected: Tensor = self.out(seen.last_hidden_state)
         return projected
 
-    def num_outputs(self, num_tokens: int) -> int:
-        """M, whatever P is."""
-        return self.config.resampler.num_queries
 
-
-class InstructQFormerProjector(Projector):
+class InstructQFormerProjector(QueryProjector):
     """InstructBLIP's (2305.06500, section 2.2): the queries also attend to the question's words.
 
     Without a question the queries look alone.
@@ -76,24 +67,10 @@ class InstructQFormerProjector(Projector):
         self.reader = InstructedQueries(config)
         self.out = nn.Linear(config.resampler.dim, config.language_dim)
 
-    @classmethod
-    def from_config(cls, config: ProjectorConfig) -> InstructQFormerProjector:
-        """Build from stored sizes."""
-        return cls(config)
-
-    def forward(self, features: Tensor, context: ProjectorContext) -> Tensor:
-        """[B, P, E] -> [B, M, D].
-
-        Raises:
-            ValueError: the features have another width than E.
-        """
-        self._check_width(features)
+    def project(self, features: Tensor, context: ProjectorContext) -> Tensor:
+        """[B, P, E] -> [B, M, D]."""
         projected: Tensor = self.out(self.reader(features, context))
         return projected
-
-    def num_outputs(self, num_tokens: int) -> int:
-        """M, whatever P is."""
-        return self.config.resampler.num_queries
 
     def without_gradient(self) -> dict[str, str]:
         """What only a word's last state depends on."""
@@ -125,18 +102,8 @@ class ContextContentProjector(Projector):
             nn.Linear(config.language_dim, config.language_dim),
         )
 
-    @classmethod
-    def from_config(cls, config: ProjectorConfig) -> ContextContentProjector:
-        """Build from stored sizes."""
-        return cls(config)
-
-    def forward(self, features: Tensor, context: ProjectorContext) -> Tensor:
-        """[B, P, E] -> [B, 1 + n, D], the context token first.
-
-        Raises:
-            ValueError: the features have another width than E.
-        """
-        self._check_width(features)
+    def project(self, features: Tensor, context: ProjectorContext) -> Tensor:
+        """[B, P, E] -> [B, 1 + n, D], the context token first."""
         queries = self.to_query(self.reader(features, context))  # [B, M, E]
         scores = queries @ self.key(features).transpose(1, 2) / math.sqrt(features.shape[-1])
         asked = (scores.softmax(dim=-1) @ features).mean(dim=1, keepdim=True)

@@ -14,14 +14,7 @@ from anyany.config import from_dict, to_dict
 from anyany.encoders.checkpoints import check_tensors
 from anyany.encoders.projectors.base import Projector, ProjectorConfig
 from anyany.encoders.projectors.grouped import GroupedProjector
-from anyany.encoders.projectors.linear import (
-    BottleneckProjector,
-    LinearProjector,
-    MLPProjector,
-    NormedMLPProjector,
-    PatchLinearProjector,
-    SwiGLUProjector,
-)
+from anyany.encoders.projectors.linear import TOKEN_LAYERS, TokenProjector
 from anyany.encoders.projectors.mixture import MixtureProjector
 from anyany.encoders.projectors.qformers import (
     ContextContentProjector,
@@ -32,13 +25,8 @@ from anyany.encoders.projectors.resamplers import PerceiverProjector, PositionPr
 from anyany.errors import CheckpointError, ConfigError
 
 PROJECTORS: dict[str, type[Projector]] = {
-    "linear": LinearProjector,
-    "mlp": MLPProjector,
+    **dict.fromkeys(TOKEN_LAYERS, TokenProjector),
     "grouped": GroupedProjector,
-    "mlp_norm": NormedMLPProjector,
-    "bottleneck": BottleneckProjector,
-    "swiglu": SwiGLUProjector,
-    "patch_linear": PatchLinearProjector,
     "perceiver": PerceiverProjector,
     "qformer": QFormerProjector,
     "instruct_qformer": InstructQFormerProjector,
@@ -46,9 +34,7 @@ PROJECTORS: dict[str, type[Projector]] = {
     "context_content": ContextContentProjector,
     "mixture": MixtureProjector,
 }
-_RESAMPLERS = (
-    *("perceiver", "qformer", "instruct_qformer", "position2d", "context_content", "mixture"),
-)
+_SIZES = {**dict.fromkeys(TOKEN_LAYERS, ""), "grouped": "grouped"}  # else "resampler"
 
 
 def build_projector(config: ProjectorConfig) -> Projector:
@@ -61,7 +47,7 @@ def build_projector(config: ProjectorConfig) -> Projector:
         raise ConfigError(
             f"projector.type: expected one of {', '.join(PROJECTORS)}; got {config.type!r}"
         )
-    projector = PROJECTORS[config.type].from_config(config)
+    projector = PROJECTORS[config.type](config)
     projector.add_separators(config.separators)
     return projector
 
@@ -94,15 +80,11 @@ def load_projector(path: str | Path, config: ProjectorConfig | None = None) -> P
                 f"{path}: expected a projector with {key} {getattr(config, key)}; "
                 f"the file holds one with {getattr(stored, key)}"
             )
-    if config is not None and stored.type == "grouped" and config.grouped != stored.grouped:
+    sizes = _SIZES.get(stored.type, "resampler")
+    if config is not None and sizes and getattr(config, sizes) != getattr(stored, sizes):
         raise CheckpointError(
-            f"{path}: expected a grouped projector with {config.grouped}; "
-            f"the file holds one with {stored.grouped}"
-        )
-    if config is not None and stored.type in _RESAMPLERS and config.resampler != stored.resampler:
-        raise CheckpointError(
-            f"{path}: expected a {stored.type} projector with {config.resampler}; "
-            f"the file holds one with {stored.resampler}"
+            f"{path}: expected a {stored.type} projector with {getattr(config, sizes)}; "
+            f"the file holds one with {getattr(stored, sizes)}"
         )
     projector = build_projector(stored)
     check_tensors(

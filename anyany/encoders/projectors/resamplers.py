@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from anyany.encoders.projectors.base import Projector, ProjectorConfig, ProjectorContext
+from anyany.encoders.projectors.base import ProjectorConfig, ProjectorContext, QueryProjector
 
 INIT_STD = 0.02
 
 
-class PerceiverProjector(Projector):
+class PerceiverProjector(QueryProjector):
     """Flamingo's resampler (2204.14198, section 2.1): M tokens for an item, however many its tiles.
 
     Tiles of an item pass together, each marked by a learnt embedding of its place in time (of its
@@ -54,25 +54,11 @@ class PerceiverProjector(Projector):
         self.places = nn.Parameter(torch.randn(sizes.max_tiles, width) * INIT_STD)
         self.out = nn.Linear(width, config.language_dim)
 
-    @classmethod
-    def from_config(cls, config: ProjectorConfig) -> PerceiverProjector:
-        """Build from stored sizes."""
-        return cls(config)
-
-    def forward(self, features: Tensor, context: ProjectorContext) -> Tensor:
-        """All tokens of an item's tiles, one tile after another: [B, K P, E] -> [B, M, D].
-
-        Raises:
-            ValueError: the features have another width than E.
-        """
-        self._check_width(features)
+    def project(self, features: Tensor, context: ProjectorContext) -> Tensor:
+        """All tokens of an item's tiles, one tile after another: [B, K P, E] -> [B, M, D]."""
         marked = features + self._marks(features, context)
         projected: Tensor = self.out(self.resampler(marked))
         return projected
-
-    def num_outputs(self, num_tokens: int) -> int:
-        """M, whatever P is."""
-        return self.config.resampler.num_queries
 
     def without_gradient(self) -> dict[str, str]:
         """The marks, where an item has no tiles or few."""
@@ -94,7 +80,7 @@ class PerceiverProjector(Projector):
         return torch.cat(rows)
 
 
-class PositionProjector(Projector):
+class PositionProjector(QueryProjector):
     """Qwen-VL's position-aware adapter (2308.12966, section 2.1); LLaVA-UHD's and Monkey's, too.
 
     One cross-attention whose queries and keys carry fixed sines of row and column. The queries lie
@@ -121,18 +107,8 @@ class PositionProjector(Projector):
         table = sines(self.side, self.side, sizes.dim)
         self.register_buffer("positions", table, persistent=False)
 
-    @classmethod
-    def from_config(cls, config: ProjectorConfig) -> PositionProjector:
-        """Build from stored sizes."""
-        return cls(config)
-
-    def forward(self, features: Tensor, context: ProjectorContext) -> Tensor:
-        """[B, P, E] -> [B, M, D]; tokens without rows and columns count as one row.
-
-        Raises:
-            ValueError: the features have another width than E.
-        """
-        self._check_width(features)
+    def project(self, features: Tensor, context: ProjectorContext) -> Tensor:
+        """[B, P, E] -> [B, M, D]; tokens without rows and columns count as one row."""
         values = self.norm_features(self.features_in(features))  # [B, P, W]
         keys = values + self._positions_at(context.grid, features.shape[1])
         queries = self.norm_queries(self.queries) + self.positions
@@ -141,10 +117,6 @@ class PositionProjector(Projector):
         )
         projected: Tensor = self.out(self.norm_out(looked))
         return projected
-
-    def num_outputs(self, num_tokens: int) -> int:
-        """M, whatever P is."""
-        return self.config.resampler.num_queries
 
     def _positions_at(self, grid: tuple[int, ...] | None, num_tokens: int) -> Tensor:
         size = grid if grid is not None and len(grid) == 2 else (1, num_tokens)
