@@ -27,7 +27,14 @@ from anyany.language.adapters import ADAPTER_WEIGHTS
 from anyany.media import write_json
 from anyany.pocket import build_parts
 from anyany.pocket.build_parts import BuildSettings, PartBuilder, TimeLimitReached, check_finished
-from anyany.pocket.samples import MEDIA, DescribeSource, DialogueSource, DrawSource, NamelessSource
+from anyany.pocket.samples import (
+    MEDIA,
+    SEEN,
+    DescribeSource,
+    DialogueSource,
+    DrawSource,
+    NamelessSource,
+)
 from anyany.pocket.stage_samples import world_samples
 from anyany.system import AnyToAny
 from anyany.weights import read_tensors, save_tensors, to_half, write_manifest
@@ -172,7 +179,10 @@ def stage_config(name: str) -> StageConfig:
 def stage_source(name: str) -> SampleSource:
     """What a stage learns from."""
     if name == "encoder":
-        return MixedSource([DescribeSource(MEDIA), NamelessSource(turns=False)], [0.7, 0.3])
+        return MixedSource(
+            [DescribeSource(SEEN), DescribeSource(("audio",)), NamelessSource(turns=False)],
+            [0.15, 0.2, 0.65],
+        )
     if name == "decoder":
         return DrawSource(modalities=MEDIA)
     if name == "projectors":
@@ -181,7 +191,7 @@ def stage_source(name: str) -> SampleSource:
         return DialogueSource(num_samples=KEPT_STATES, all_media=True)
     sources: list[SampleSource] = [
         DialogueSource(all_media=True),
-        DescribeSource(("image", "video")),
+        DescribeSource(SEEN),
         NamelessSource(turns=True),
     ]
-    return MixedSource(sources, [0.5, 0.25, 0.25])
+    return MixedSource(sources, [0.4, 0.2, 0.4])

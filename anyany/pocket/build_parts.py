@@ -45,7 +45,7 @@ TRAINING: Final[Mapping[str, TrainConfig]] = {
     "image_vae_decoder": TrainConfig(steps=900, batch_size=24, lr=1e-3, warmup=20, ema=0.99),
     "image_unet": TrainConfig(steps=20_000, batch_size=32, lr=2e-3, warmup=200, ema=0.999),
     "clip_text_encoder": TrainConfig(steps=400, batch_size=32, lr=6e-4, warmup=50, ema=0.99),
-    "video_unet": TrainConfig(steps=4000, batch_size=8, lr=2e-3, warmup=100, ema=0.998),
+    "video_unet": TrainConfig(steps=8000, batch_size=8, lr=2e-3, warmup=100, ema=0.998),
     "clap": TrainConfig(steps=400, batch_size=48, lr=1e-3, warmup=50, ema=0.99),
     "mel_vae_crops": TrainConfig(
         steps=600, batch_size=24, lr=2.5e-3, warmup=50, final_lr=0.3, ema=0.99

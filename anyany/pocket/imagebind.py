@@ -53,7 +53,7 @@ _HALF: Final = (0.5, 0.5, 0.5)
 PREPROCESSING: Final = PreprocessingConfig(
     image=ImagePreprocessing(size=IMAGE_SIZE, mean=_HALF, std=_HALF),
     video=VideoPreprocessing(
-        size=IMAGE_SIZE, num_clips=1, clip_seconds=1.0, num_crops=1, mean=_HALF, std=_HALF
+        size=IMAGE_SIZE, num_clips=3, clip_seconds=0.5, num_crops=1, mean=_HALF, std=_HALF
     ),
 )
 

@@ -147,7 +147,9 @@ class LanguagePretrainTask(Task):
         owners: list[int] = []
         for number, subject in enumerate(shown):
             values = spoken_words(subject)
-            words[number, : len(values)] = torch.tensor([self._word_id(word) for word in values])
+            words[number, : len(values)] = torch.tensor(
+                [word_id(word, self.tokenizer) for word in values]
+            )
             tokens = SLOT_TOKENS[type(subject)]
             soft = rng.random() < 0.7
             mixture = (
@@ -160,10 +162,6 @@ class LanguagePretrainTask(Task):
         packed = torch.from_numpy(np.concatenate(mixtures).astype(np.float32))
         return words, packed, torch.tensor(owners, dtype=torch.long)
 
-    def _word_id(self, word: str) -> int:
-        (only,) = self.tokenizer(" " + word, add_special_tokens=False).input_ids
-        return int(only)
-
 
 def spoken_words(subject: Subject) -> list[str]:
     """The canonical words of a medium's attributes, and what it is where it is no picture."""
@@ -171,6 +169,19 @@ def spoken_words(subject: Subject) -> list[str]:
     words = [tables[name][value][0] for name, value in subject.said().items()]
     kind = _KIND.get(type(subject))
     return [*words, kind] if kind else words
+
+
+def word_id(word: str, tokenizer: PreTrainedTokenizerFast) -> int:
+    """The one token of a word within a sentence."""
+    (only,) = tokenizer(" " + word, add_special_tokens=False).input_ids
+    return int(only)
+
+
+def world_words() -> list[str]:
+    """Every word that a medium's place can hold, each once."""
+    tables = {**WORDS, **CLIP_WORDS, **SOUND_WORDS}
+    words = [names[0] for values in tables.values() for names in values.values()]
+    return list(dict.fromkeys([*words, *_KIND.values()]))
 
 
 def encode_conversation(turns: Sequence[Turn], tokenizer: PreTrainedTokenizerFast) -> Encoded:

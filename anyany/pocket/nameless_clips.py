@@ -37,7 +37,8 @@ def render_nameless_clip(rng: random.Random) -> tuple[Clip, npt.NDArray[np.uint8
     """A shape of chance in one of the world's motions.
 
     Returns:
-        What can be said of it (background and motion), and frames uint8 [8, 64, 64, 3].
+        What can be said of it (background, motion, and its color if that has a name), and frames
+        uint8 [8, 64, 64, 3].
     """
     while True:
         shape = render_nameless(rng)
@@ -59,7 +60,8 @@ def render_nameless_clip(rng: random.Random) -> tuple[Clip, npt.NDArray[np.uint8
             frames.append(np.asarray(moved, dtype=np.uint8))
         clip = np.stack(frames)
         if not check_clip(clip).held_out:
-            return Clip(background=shape.scene().background, motion=motion), clip
+            seen = shape.scene()
+            return Clip(color=seen.color, background=seen.background, motion=motion), clip
 
 
 def render_untold_clip(

@@ -39,6 +39,7 @@ from anyany.pocket.world import Scene, draw_scene
 
 MediaModality: TypeAlias = Literal["image", "video", "audio"]
 MEDIA: Final[tuple[MediaModality, ...]] = ("image", "video", "audio")
+SEEN: Final[tuple[MediaModality, ...]] = ("image", "video")
 VARIANTS: Final = 4  # pictures of each scene, so that encoder features can be kept
 _DRAW: Final[Mapping[str, Any]] = {"image": draw_scene, "video": draw_clip, "audio": draw_sound}
 _ASK_WHAT: Final = {"image": ASK_WHAT, "video": ASK_WHAT_CLIP, "audio": ASK_WHAT_SOUND}
@@ -208,7 +209,7 @@ def _nameless_thing(rng: random.Random) -> tuple[Scene | Clip, ImagePart | Video
 
 def _nameless_shape(rng: random.Random) -> tuple[Scene | Clip, ImagePart | VideoPart]:
     """A shape of chance in a color with a name, at rest; or in motion."""
-    if rng.random() < 0.25:
+    if rng.random() < 0.5:
         clip, frames = render_nameless_clip(rng)
         return clip, VideoPart(frames, CLIP_FRAMES_PER_SECOND)
     while (shape := render_nameless(rng)).scene().color is None:

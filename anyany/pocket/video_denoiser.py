@@ -49,9 +49,10 @@ if TYPE_CHECKING:
 
 
 Frames = npt.NDArray[np.uint8]
-JITTERS: Final = 3  # clips of each trainable combination in the pool, and one in a nameless color
+JITTERS: Final = 3  # clips of each trainable combination in the pool
+_TINTS: Final = 2  # and of each in nameless colors
 _GUIDANCE: Final = 1.5  # stronger, and colors suffer
-_NAMELESS: Final = 0.2  # so many clips of nameless shapes beside them
+_NAMELESS: Final = 0.4  # so many clips of nameless shapes beside them
 
 
 def video_unet_values() -> dict[str, Any]:
@@ -110,7 +111,7 @@ def _is_temporal(key: str) -> bool:
 class ClipPool:
     """Latents of clips of every trainable combination, and where the things are.
 
-    Some show things in nameless colors and some nameless shapes; their clips say neither.
+    Some show things in nameless colors and some nameless shapes; their clips do not say that.
 
     Args:
         vae: of pictures, frozen.
@@ -123,7 +124,7 @@ class ClipPool:
         latents, things = [], []
         chosen = all_clips(held_out=False)[::stride]
         drawn = [_named(clip, number) for clip in chosen for number in range(jitters)]
-        drawn += [_tinted(clip) for clip in chosen]
+        drawn += [_tinted(clip, number) for clip in chosen for number in range(_TINTS)]
         for number in range(round(_NAMELESS * len(drawn))):
             drawn.append(render_nameless_clip(random.Random(f"clip-pool:{number}")))
         for clip, frames in drawn:
@@ -212,8 +213,8 @@ def _named(clip: Clip, number: int) -> tuple[Clip, Frames]:
     return clip, render_clip(clip, ClipJitter.draw(rng))
 
 
-def _tinted(clip: Clip) -> tuple[Clip, Frames]:
-    rng = random.Random(f"clip-pool:{clip}:tint")
+def _tinted(clip: Clip, number: int) -> tuple[Clip, Frames]:
+    rng = random.Random(f"clip-pool:{clip}:tint {number}")
     assert clip.thing is not None
     nameless = replace(clip, color=None)
     tint = draw_tint(clip.thing, rng)

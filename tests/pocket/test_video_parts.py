@@ -97,8 +97,8 @@ def test_the_decoder_of_these_parts_makes_eight_frames(tokenizer: Any) -> None:
     assert decoder.latent_shape() == (8, 8, 8, 8)
     assert decoder.frames_per_second == 8.0
     pool = video_denoiser.ClipPool(vae, stride=160, jitters=1)
-    assert len(pool) == 12  # five combinations, their tints, and two nameless clips
-    assert pool.latents.shape == (12, 8, 8, 8, 8)
+    assert len(pool) == 21  # five combinations, two tints of each, and six nameless clips
+    assert pool.latents.shape == (21, 8, 8, 8, 8)
     assert 0.02 < pool.events.mean() < 0.5
     held_out = all_clips(held_out=True)[:1]
     task = video_denoiser.VideoDenoiseTask(decoder, pool, evaluation=held_out)
@@ -146,6 +146,6 @@ def test_the_pool_holds_no_held_out_clip(monkeypatch: pytest.MonkeyPatch) -> Non
     assert named == set(all_clips(held_out=False))
     assert not [clip for clip, _ in drawn if clip.held_out]
     tints = [(clip.thing, tint) for clip, tint in drawn if tint is not None]
-    assert len(tints) == 800
+    assert len(tints) == 1600
     for thing, tint in tints:  # what the checker would call such a color
         assert (thing, _color(np.array([tint] * 64, dtype=np.float32))) not in HELD_OUT_PAIRS
