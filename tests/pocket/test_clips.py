@@ -23,7 +23,7 @@ from anyany.pocket.clips import (
     parse_clip,
 )
 from anyany.pocket.nameless_clips import draw_course, render_nameless_clip, render_untold_clip
-from anyany.pocket.render import BACKGROUND_RGB
+from anyany.pocket.render import BACKGROUND_RGB, COLOR_RGB
 from anyany.pocket.world import HELD_OUT_PAIRS, MOTIONS, THINGS
 
 
@@ -129,12 +129,19 @@ def test_no_thing_touches_the_frame() -> None:
             assert np.abs(edge - ground).max() == 0
 
 
-def test_nameless_clips_say_background_and_motion_alone() -> None:
-    for seed in range(6):
+def test_nameless_clips_say_background_motion_and_a_color_that_has_a_name() -> None:
+    colors = []
+    for seed in range(12):
         clip, frames = render_nameless_clip(random.Random(seed))
-        assert set(clip.said()) == {"background", "motion"}
+        colors.append(clip.color)
+        assert set(clip.said()) - {"color"} == {"background", "motion"}
+        if clip.color is not None:
+            named = np.array(COLOR_RGB[clip.color])
+            assert (np.abs(frames.astype(int) - named).max(-1) < 40).any()
         assert frames.shape == (8, 64, 64, 3)
         assert np.abs(frames[0].astype(int) - frames[-1]).max() > 40
+    assert None in colors
+    assert len(set(colors)) > 2
     assert set(CLIP_ATTRIBUTES) == {"thing", "color", "background", "motion"}
 
 
