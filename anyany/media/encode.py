@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 _EXIF_LIMIT: Final = 65_000  # bytes: what a JPEG segment can hold
 _GIF_TICK: Final = 10  # milliseconds
-_X264: Final = {"crf": "12", "preset": "medium"}
+# Plain C: on some processors x264's AVX-512 code gives other bytes from one call to the next.
+_X264: Final = {"crf": "12", "preset": "medium", "x264-params": "asm=0"}
 _MPEG4: Final = {"qscale": "2"}
 
 
