@@ -1,6 +1,6 @@
 """Pocket's ImageBind for clips and sounds too: the towers that were trained on pictures go on.
 
-Clips go through the picture tower as two frames; sounds through a tower of their own. Each
+Clips go through the picture tower in pairs of frames; sounds through one of their own. Each
 modality is held to its own captions as pictures are (see `imagebind`): batches of near misses,
 captions whole and in part, pooled state and patch mean alike. Nameless shapes and sounds take
 part with captions that name no thing.
@@ -80,7 +80,7 @@ _SHARES: Final = ("image", "video", "audio", "video", "image", "video")  # clips
 _TINTED: Final = 0.6  # of the clips: in a nameless color
 _WANDERING: Final = 0.7  # of the clips: on a nameless course
 _NAMELESS: Final = 0.2  # of the clips and sounds: of no thing
-_NAMELESS_CLIPS: Final = 1000  # different ones, 100 MB
+_NAMELESS_CLIPS: Final = 1000  # different ones, 300 MB
 
 
 def media_imagebind_config(tokenizer: PreTrainedTokenizerFast) -> ImageBindConfig:
